@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ubisip.core.snapshot import Snapshot
+
+class Datagram(NamedTuple):
+    """One datagram to send."""
+
+    data: bytes
+    address: tuple[str, int]
+    listener: int
+    """Index in the gateway's ``listen``: the socket it leaves from."""
+
+class Event(NamedTuple):
+    """Something the control thread may want to know; see EVENT_KINDS."""
+
+    kind: str
+    time: float
+    destination: int
+    """Slot of the destination concerned; -1: none."""
+    status: int
+    """SIP status where there is one; for ``probe`` 0 means no answer and -1 an ICMP error."""
+    handle: int
+    """Of a parked call (``ask``) or of a probe."""
+    value: float
+    """Seconds: post-dial delay, round trip of a probe, Retry-After; else 0."""
+    data: bytes
+    """The INVITE for ``ask``; the Call-ID for call events; else empty."""
+
+EVENT_KINDS: tuple[str, ...]
+"""``ask`` (a new call waits for decide()), ``probe`` (result of a probe), ``refused`` (ICMP error or transport error),
+``silent`` (first_response_timeout passed), ``busy`` (503; value is its Retry-After or 0),
+and, when the snapshot says record: ``setup`` (new call sent to a destination), ``ringing``, ``answered``,
+``failed`` (final response to the caller, status), ``failover`` (next destination tried), ``ended`` (BYE)."""
+
+class Engine:
+    """The Sans-I/O whole of SIP: datagrams in, datagrams out, time as an argument (DESIGN section 2).
+
+    *keys* is the key ring: 16 octets each, the first signs, all verify. Times are seconds on a monotonic clock.
+    """
+
+    def __init__(self, snapshot: Snapshot, keys: Sequence[bytes]) -> None: ...
+    def receive(self, data: bytes, source: tuple[str, int], listener: int, now: float) -> None:
+        """Take one datagram that came from *source* to listener number *listener*."""
+    def advance(self, now: float) -> None:
+        """Fire every timer due at *now*."""
+    def next_timer(self) -> float | None:
+        """When advance() is next needed; None: no timer runs."""
+    def outbox(self) -> list[Datagram]:
+        """The datagrams to send, in order; empties the outbox."""
+    def transport_error(self, data: bytes, address: tuple[str, int], now: float) -> None:
+        """An ICMP error came back for a datagram that began with *data* and went to *address*."""
+    def swap(self, snapshot: Snapshot, now: float) -> None:
+        """Use *snapshot* from now on."""
+    def set_keys(self, keys: Sequence[bytes]) -> None: ...
+    def decide(self, handle: int, destination: int, now: float) -> bool:
+        """Send the parked call *handle* to the destination in slot *destination* first (-1: the default policy).
+
+        False: the call is no longer parked.
+        """
+    def probe(self, destination: int, data: bytes, handle: int, timeout: float, now: float) -> None:
+        """Send the complete request *data* (its top Via branch unique) to a destination; an event tells the result."""
+    def events(self) -> list[Event]:
+        """The events since the last call."""
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the start, see docs/operations.md:
+
+        ``{"counters": {name: n}, "responses": {"1xx": n, ..., "6xx": n}, "transactions": n, "memory": octets,
+        "pending": calls in set-up, "calls": calls established, "pdd": {"buckets": [(upper seconds, n)...], "sum": s,
+        "count": n}, "destinations": {slot: {"calls": n, "setup": n, "attempts": n, "answered": n, "failed": n,
+        "failovers": n, "successes": n}}}``. ``successes`` counts attempts that brought any response other than
+        a 503: evidence that the destination lives.
+        """

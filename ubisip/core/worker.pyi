@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from ubisip.core.engine import Event
+from ubisip.core.snapshot import Snapshot
+
+class Worker:
+    """The thread that carries the calls: epoll, recvmmsg, engine, sendmmsg, without the GIL.
+
+    *sockets* are bound UDP sockets in the order of the gateway's ``listen`` (non-UDP listeners have None there);
+    the worker does not close them. *coalesce* is in seconds. All methods are called from the control thread.
+    """
+
+    def __init__(
+        self, sockets: Sequence[socket.socket | None], snapshot: Snapshot, keys: Sequence[bytes], *, coalesce: float = 0.0005
+    ) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None:
+        """Stop the thread and wait for it; what is in the outbox is sent first."""
+    def fileno(self) -> int:
+        """An eventfd that is readable when events wait; add it to the loop, then call events()."""
+    def events(self) -> list[Event]: ...
+    def swap(self, snapshot: Snapshot) -> None: ...
+    def set_keys(self, keys: Sequence[bytes]) -> None: ...
+    def decide(self, handle: int, destination: int) -> None: ...
+    def probe(self, destination: int, data: bytes, handle: int, timeout: float) -> None: ...
+    def statistics(self) -> dict[str, Any]:
+        """As Engine.statistics(), plus ``worker``: ``{"batches": n, "received": n, "sent": n, "send_errors": n,
+        "busy": seconds}`` and ``alive``: the monotonic time of the worker's last turn (it turns at least once a second)."""
