@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything is set up by the target that needs it; the stamps in .venv make the second run quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXT := $(wildcard ext/ubisip/core/*.pyx ext/ubisip/core/*.pxd ext/ubisip/core/*.h)
+DEBUG_TREE := build/debug
+DEBUG_TESTS ?= tests
+FUZZ_SECONDS ?= 600
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.python:
+	PYTHON=$(PYTHON) tools/system-packages build
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -U pip
+	touch $@
+
+# Without build isolation: the Cython that builds now is the one that rebuilds in seconds afterwards.
+$(VENV)/.installed: $(VENV)/.python pyproject.toml setup.py
+	$(PIP) "setuptools>=77" "cython>=3.1,<4"
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.core: $(VENV)/.installed $(EXT)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+# The extras of the package as it is installed; nothing is built again.
+$(VENV)/.extra-%: $(VENV)/.installed
+	$(PIP) "ubisip[$*]"
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.python tools/system-packages
+	tools/system-packages peers
+	touch $@
+
+.PHONY: build
+build: $(VENV)/.core ## Virtual environment, dependencies, compiled core
+
+.PHONY: demo
+demo: build ## The whole platform on this machine: calls flow, a server and a gateway die and return
+	$(BIN)/python -m ubisip.proxy --demo
+
+.PHONY: test
+test: build $(VENV)/.extra-test $(VENV)/.peers ## All tests, real peers included
+	$(BIN)/python -m pytest -q
+
+.PHONY: lint
+lint: $(VENV)/.extra-lint ## ruff, mypy --strict, cython-lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint ext
+
+.PHONY: test-debug
+test-debug: $(VENV)/.extra-test ## The tests on a debug build of the core, in a tree of its own (DEBUG_TESTS=tests/...)
+	rm -rf $(DEBUG_TREE)/tests $(DEBUG_TREE)/ubisip/*.py
+	mkdir -p $(DEBUG_TREE)
+	tar --exclude='*.so' --exclude=__pycache__ -cf - setup.py pyproject.toml README.md LICENSE ext ubisip tests examples \
+		| tar -xf - -C $(DEBUG_TREE)
+	cd $(DEBUG_TREE) && UBISIP_DEBUG=1 ../../$(BIN)/python setup.py -q build_ext --inplace
+	cd $(DEBUG_TREE) && UBISIP_DEBUG=1 ../../$(BIN)/python -m pytest -q -p no:cacheprovider $(DEBUG_TESTS)
+
+.PHONY: bench
+bench: build $(VENV)/.extra-bench ## Side by side with Kamailio and a bare relay; writes docs/performance.md
+	tools/system-packages bench
+	$(BIN)/python -m bench
+
+.PHONY: fuzz
+fuzz: build $(VENV)/.extra-test ## Every fuzz target for FUZZ_SECONDS (600) each
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+.PHONY: wheel
+wheel: $(VENV)/.python ## A wheel in dist/
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+.PHONY: clean
+clean: ## Remove what was built, the virtual environment included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find ubisip -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
