@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The header fields that routing needs, read from a span on demand (RFC 3261 section 20)."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memchr, memset
+
+from ubisip.core.address cimport Address, parse_ip
+from ubisip.core.span cimport (
+    Cursor, Span, cursor, peek, same_name, skip_lws, span_of, take, take_class, take_number, take_quoted,
+)
+from ubisip.core.syntax cimport CLASS_HOST, CLASS_LWS, CLASS_TOKEN, character_is
+
+
+cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
+    """host = hostname / IPv4address / IPv6reference; a bare IPv6 address, which some send in received, has no brackets."""
+    cdef uint32_t start = c.at
+    if take(c, 0x5B):
+        while c.at < c.end and c.data[c.at] != 0x5D:
+            c.at += 1
+        if not take(c, 0x5D):
+            return False
+        host[0] = span_of(start, c.at)
+        return True
+    host[0] = take_class(c, CLASS_HOST)
+    return host.length > 0
+
+
+cdef bint read_value(Cursor* c, Span* value) noexcept nogil:
+    """gen-value = token / host / quoted-string, and what else is met there up to a separator."""
+    cdef uint32_t start = c.at
+    cdef uint8_t octet
+    if peek(c) == 0x22:
+        if not take_quoted(c):
+            return False
+    else:
+        while c.at < c.end:
+            octet = c.data[c.at]
+            if octet == 0x3B or octet == 0x2C or octet == 0x22 or octet == 0x3E or character_is(octet, CLASS_LWS):
+                break
+            c.at += 1
+    value[0] = span_of(start, c.at)
+    return value.length > 0
+
+
+cdef bint read_parameter(Cursor* c, Span* name, Span* value) noexcept nogil:
+    """One generic-param, the cursor behind its semicolon; False when it breaks the grammar (an empty one does)."""
+    skip_lws(c)
+    name[0] = take_class(c, CLASS_TOKEN)
+    value[0] = span_of(c.at, c.at)
+    if name.length == 0:
+        return False
+    skip_lws(c)
+    if take(c, 0x3D):
+        skip_lws(c)
+        if not read_value(c, value):
+            return False
+        skip_lws(c)
+    return True
+
+
+cdef bint read_via_parameter(const uint8_t* data, Cursor* c, Via* out) noexcept nogil:
+    cdef uint32_t semicolon = c.at - 1
+    cdef Span name, value
+    if not read_parameter(c, &name, &value):
+        return False
+    if same_name(data, name, b"branch", 6):
+        out.branch = value
+    elif same_name(data, name, b"received", 8):
+        out.received = value
+        out.has_received = True
+    elif same_name(data, name, b"rport", 5):
+        out.rport = value
+        out.has_rport = True
+        out.rport_parameter = span_of(semicolon, name.at + name.length)
+    return True
+
+
+cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
+    """via-parm = sent-protocol LWS sent-by *( SEMI via-params ), the first of *span*; False when it breaks the grammar."""
+    cdef Cursor c = cursor(data, span)
+    cdef uint64_t port = 0
+    cdef uint32_t end
+    cdef int i
+    memset(out, 0, sizeof(Via))
+    out.value.at = c.at
+    for i in range(2):  # protocol-name SLASH protocol-version SLASH
+        if take_class(&c, CLASS_TOKEN).length == 0:
+            return False
+        skip_lws(&c)
+        if not take(&c, 0x2F):
+            return False
+        skip_lws(&c)
+    out.transport = take_class(&c, CLASS_TOKEN)
+    if out.transport.length == 0 or c.at == c.end or not character_is(c.data[c.at], CLASS_LWS):
+        return False
+    skip_lws(&c)
+    if not read_host(&c, &out.host):
+        return False
+    end = c.at
+    skip_lws(&c)
+    if take(&c, 0x3A):
+        skip_lws(&c)
+        if not take_number(&c, 65535, &port):
+            return False
+        out.port = <uint16_t>port
+        end = c.at
+        skip_lws(&c)
+    out.sent_by = span_of(out.host.at, end)
+    while take(&c, 0x3B):
+        if not read_via_parameter(data, &c, out):
+            return False
+    out.value.length = c.at - out.value.at
+    while out.value.length and character_is(data[out.value.at + out.value.length - 1], CLASS_LWS):
+        out.value.length -= 1
+    if c.at < c.end:
+        if not take(&c, 0x2C):
+            return False
+        skip_lws(&c)
+        if c.at == c.end:
+            return False
+        out.next = c.at
+    return True
+
+
+cdef bint skip_display_name(Cursor* c) noexcept nogil:
+    """display-name = *(token LWS) / quoted-string, up to the angle bracket."""
+    if peek(c) == 0x22:
+        if not take_quoted(c):
+            return False
+        skip_lws(c)
+        return peek(c) == 0x3C
+    while c.at < c.end and character_is(c.data[c.at], CLASS_TOKEN | CLASS_LWS):
+        c.at += 1
+    return peek(c) == 0x3C
+
+
+cdef bint read_bracketed(Cursor* c, Span* uri) noexcept nogil:
+    """LAQUOT addr-spec RAQUOT; blanks inside, which the grammar forbids, are left out of the URI (RFC 4475 3.1.2.14)."""
+    cdef uint32_t start, end
+    c.at += 1
+    while c.at < c.end and character_is(c.data[c.at], CLASS_LWS):
+        c.at += 1
+    start = c.at
+    while c.at < c.end and c.data[c.at] != 0x3E:
+        c.at += 1
+    end = c.at
+    if not take(c, 0x3E):
+        return False
+    while end > start and character_is(c.data[end - 1], CLASS_LWS):
+        end -= 1
+    uri[0] = span_of(start, end)
+    return uri.length > 0
+
+
+cdef bint read_bare(Cursor* c, bint many, Span* uri) noexcept nogil:
+    """addr-spec without brackets: it ends before a semicolon, which starts a header parameter (RFC 3261 section 20)."""
+    cdef uint32_t start = c.at
+    cdef uint8_t octet
+    cdef bint colon = False
+    while c.at < c.end:
+        octet = c.data[c.at]
+        if octet == 0x3B or character_is(octet, CLASS_LWS) or octet == 0x2C:
+            break
+        if octet == 0x3C or octet == 0x3E or octet == 0x22 or octet == 0x3F:
+            return False  # a URI with "?" must stand in brackets
+        colon = colon or octet == 0x3A
+        c.at += 1
+    uri[0] = span_of(start, c.at)
+    return colon
+
+
+cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* out) noexcept nogil:
+    """( name-addr / addr-spec ) *( SEMI generic-param ), the first of *span*; with *many* a comma may follow."""
+    cdef Cursor c = cursor(data, span)
+    cdef Cursor start = c
+    cdef Span name, value
+    memset(out, 0, sizeof(NameAddr))
+    out.value.at = c.at
+    if skip_display_name(&c):
+        if not read_bracketed(&c, &out.uri):
+            return False
+    else:
+        c = start
+        if not read_bare(&c, many, &out.uri):
+            return False
+    skip_lws(&c)
+    while take(&c, 0x3B):
+        if not read_parameter(&c, &name, &value):
+            return False
+        if out.tag.length == 0 and same_name(data, name, b"tag", 3):
+            out.tag = value
+    out.value.length = c.at - out.value.at
+    if c.at < c.end:
+        if not many or not take(&c, 0x2C):
+            return False
+        skip_lws(&c)
+        if c.at == c.end:
+            return False
+        out.next = c.at
+    return True
+
+
+cdef bint via_response_address(const uint8_t* data, const Via* via, Address* out) noexcept nogil:
+    """Where a response goes by this Via (RFC 3261 section 18.2.2, RFC 3581 section 4); False when it names no address."""
+    cdef Cursor c
+    cdef uint64_t port = 0
+    cdef Span host = via.host
+    if via.has_received:
+        host = via.received
+    if not parse_ip(data, host, out):
+        return False
+    out.port = via.port if via.port else 5060
+    if via.rport.length:
+        c = cursor(data, via.rport)
+        if not take_number(&c, 65535, &port) or c.at != c.end or port == 0:
+            return False
+        out.port = <uint16_t>port
+    return True

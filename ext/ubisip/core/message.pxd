@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One SIP message: an index of spans over a datagram (RFC 3261 sections 7 and 25)."""
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
+
+from ubisip.core.headers cimport NameAddr, Via
+from ubisip.core.span cimport Span
+from ubisip.core.uri cimport Uri
+
+
+cdef extern from "scan.h" nogil:
+    ctypedef struct scan_header:
+        uint32_t line
+        uint32_t value
+        uint32_t value_length
+        uint32_t end
+        uint16_t name_length
+        uint8_t id
+        uint8_t folded
+    int SCAN_PADDING
+    enum:
+        HEADER_OTHER
+        HEADER_VIA
+        HEADER_FROM
+        HEADER_TO
+        HEADER_CALL_ID
+        HEADER_CSEQ
+        HEADER_MAX_FORWARDS
+        HEADER_CONTENT_LENGTH
+        HEADER_ROUTE
+        HEADER_RECORD_ROUTE
+        HEADER_PROXY_REQUIRE
+        HEADER_RETRY_AFTER
+        HEADER_TIMESTAMP
+        HEADER_RESOURCE_PRIORITY
+        HEADER_MAX_BREADTH
+        HEADER_IDS
+
+
+cdef enum:
+    # A thousand-header message must cost bounded work (DESIGN rule 5); real ones have 15 to 40 lines.
+    MAX_HEADERS = 256
+
+
+cdef enum Method:
+    METHOD_OTHER
+    METHOD_INVITE
+    METHOD_ACK
+    METHOD_CANCEL
+    METHOD_BYE
+    METHOD_OPTIONS
+    METHOD_REGISTER
+    METHOD_MESSAGE
+    METHOD_PUBLISH
+
+
+cdef struct ParsedMessage:
+    const uint8_t* data    # readable for SCAN_PADDING octets beyond size
+    uint32_t size          # octets after Content-Length are left out
+    bint is_request
+    Method method          # of a response: the one in CSeq
+    Span method_name
+    Span uri               # Request-URI
+    Uri request_uri        # the same, read (requests only)
+    uint16_t status
+    Span reason
+    uint32_t start_end     # first octet after the start line
+    uint32_t body          # first octet of the body
+    int count              # header lines in the index
+    int16_t first[16]      # index of the first line of each header id; -1: none
+    bint via_sound         # the top Via can be answered to
+    Via via
+    NameAddr from_
+    NameAddr to
+    Span call_id
+    uint32_t cseq
+    Span cseq_method
+    int max_forwards       # -1: absent
+    # When it is not sound: what to answer, why, and where parsing stopped.
+    uint16_t error
+    const char* error_reason
+    uint32_t error_at
+    scan_header headers[MAX_HEADERS]
+
+
+cdef bint parse_message(ParsedMessage* m, const uint8_t* data, uint32_t size) noexcept nogil
+cdef Span header_value(const ParsedMessage* m, int index) noexcept nogil
+cdef int next_header(const ParsedMessage* m, int after) noexcept nogil
+cdef Method method_of(const uint8_t* data, Span name) noexcept nogil

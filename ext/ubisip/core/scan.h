@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One pass over the header fields of a message (RFC 3261 section 7.3): line ends, colons, names.
+ * The same body is compiled for AVX2, SSE2 and plain C; scan_choose() takes the best this processor runs.
+ * The buffer must be readable for SCAN_PADDING octets beyond its end. */
+#ifndef UBISIP_SCAN_H
+#define UBISIP_SCAN_H
+#include <stdint.h>
+#include <string.h>
+
+#define SCAN_PADDING 64
+#define SCAN_BAD_LINE (-1)  /* no colon, an empty name, a bare LF, or a fold before the first field */
+#define SCAN_TOO_MANY (-2)  /* more header lines than the index holds */
+#define SCAN_NO_END (-3)    /* no empty line ends the header */
+
+enum header_id {
+  HEADER_OTHER, HEADER_VIA, HEADER_FROM, HEADER_TO, HEADER_CALL_ID, HEADER_CSEQ, HEADER_MAX_FORWARDS,
+  HEADER_CONTENT_LENGTH, HEADER_ROUTE, HEADER_RECORD_ROUTE, HEADER_PROXY_REQUIRE, HEADER_RETRY_AFTER,
+  HEADER_TIMESTAMP, HEADER_RESOURCE_PRIORITY, HEADER_MAX_BREADTH, HEADER_IDS
+};
+
+typedef struct {
+  uint32_t line;          /* where the line starts: the name's first octet */
+  uint32_t value;         /* first octet of the value, white space skipped */
+  uint32_t value_length;  /* without trailing white space */
+  uint32_t end;           /* first octet of the next line */
+  uint16_t name_length;
+  uint8_t id;
+  uint8_t folded;
+} scan_header;
+
+static inline int scan_same(const uint8_t *name, const char *lower, int length) {
+  for (int i = 0; i < length; i++)
+    if ((name[i] | 0x20) != (uint8_t)lower[i]) return 0;
+  return 1;
+}
+
+static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
+  switch (length) {
+    case 1:
+      switch (n[0] | 0x20) {
+        case 'v': return HEADER_VIA;
+        case 'f': return HEADER_FROM;
+        case 't': return HEADER_TO;
+        case 'i': return HEADER_CALL_ID;
+        case 'l': return HEADER_CONTENT_LENGTH;
+      }
+      return HEADER_OTHER;
+    case 2: return scan_same(n, "to", 2) ? HEADER_TO : HEADER_OTHER;
+    case 3: return scan_same(n, "via", 3) ? HEADER_VIA : HEADER_OTHER;
+    case 4:
+      if (scan_same(n, "from", 4)) return HEADER_FROM;
+      return scan_same(n, "cseq", 4) ? HEADER_CSEQ : HEADER_OTHER;
+    case 5: return scan_same(n, "route", 5) ? HEADER_ROUTE : HEADER_OTHER;
+    case 7: return scan_same(n, "call-id", 7) ? HEADER_CALL_ID : HEADER_OTHER;
+    case 9: return scan_same(n, "timestamp", 9) ? HEADER_TIMESTAMP : HEADER_OTHER;
+    case 11:
+      if (scan_same(n, "max-breadth", 11)) return HEADER_MAX_BREADTH;
+      return scan_same(n, "retry-after", 11) ? HEADER_RETRY_AFTER : HEADER_OTHER;
+    case 12:
+      if (scan_same(n, "max-forwards", 12)) return HEADER_MAX_FORWARDS;
+      return scan_same(n, "record-route", 12) ? HEADER_RECORD_ROUTE : HEADER_OTHER;
+    case 13: return scan_same(n, "proxy-require", 13) ? HEADER_PROXY_REQUIRE : HEADER_OTHER;
+    case 14: return scan_same(n, "content-length", 14) ? HEADER_CONTENT_LENGTH : HEADER_OTHER;
+    case 17: return scan_same(n, "resource-priority", 17) ? HEADER_RESOURCE_PRIORITY : HEADER_OTHER;
+  }
+  return HEADER_OTHER;
+}
+
+/* Close the last field: its value ends before the white space that precedes `end`. */
+static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t end) {
+  uint32_t value = field->value, last = end;
+  while (value < last && (data[value] == ' ' || data[value] == '\t' || data[value] == '\r' || data[value] == '\n')) value++;
+  while (last > value && (data[last - 1] == ' ' || data[last - 1] == '\t' || data[last - 1] == '\r' || data[last - 1] == '\n')) last--;
+  field->value = value;
+  field->value_length = last - value;
+  field->end = end;
+}
+
+/* Index the fields from `at` on. Gives their number and sets *body to the first octet after the empty line, or gives an
+ * error and sets *body to where it stands; *count is how many fields are sound in any case. */
+#define SCAN_BODY(NAME, TARGET, MASK)                                                                                   \
+  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body,   \
+                         int *count) {                                                                                  \
+    int n = 0;                                                                                                          \
+    uint32_t line = at, block = at;                                                                                     \
+    uint32_t feeds = block < size ? MASK(data + block, '\n') : 0;                                                       \
+    *count = 0;                                                                                                         \
+    for (;;) {                                                                                                          \
+      while (!feeds) {                                                                                                  \
+        block += 32;                                                                                                    \
+        if (block >= size) { *body = line; return SCAN_NO_END; }                                                        \
+        feeds = MASK(data + block, '\n');                                                                               \
+      }                                                                                                                 \
+      uint32_t feed = block + (uint32_t)__builtin_ctz(feeds);                                                           \
+      feeds &= feeds - 1;                                                                                               \
+      if (feed >= size) { *body = line; return SCAN_NO_END; }                                                           \
+      if (feed == line || data[feed - 1] != '\r') { *body = line; return SCAN_BAD_LINE; }                               \
+      if (feed == line + 1) { *body = feed + 1; return n; }                                                             \
+      uint8_t first = data[line];                                                                                       \
+      if (first == ' ' || first == '\t') {                                                                              \
+        if (!n) { *body = line; return SCAN_BAD_LINE; }                                                                 \
+        out[n - 1].folded = 1;                                                                                          \
+        out[n - 1].value_length = 0;                                                                                    \
+        scan_close(data, &out[n - 1], feed + 1);                                                                        \
+        line = feed + 1;                                                                                                \
+        continue;                                                                                                       \
+      }                                                                                                                 \
+      if (n == most) { *body = line; return SCAN_TOO_MANY; }                                                            \
+      uint32_t colons = MASK(data + line, ':'), colon;                                                                  \
+      if (colons) {                                                                                                     \
+        colon = line + (uint32_t)__builtin_ctz(colons);                                                                 \
+      } else {                                                                                                          \
+        const uint8_t *found = memchr(data + line, ':', feed - line);                                                   \
+        colon = found ? (uint32_t)(found - data) : feed;                                                                \
+      }                                                                                                                 \
+      if (colon >= feed) { *body = line; return SCAN_BAD_LINE; }                                                        \
+      uint32_t name_end = colon;                                                                                        \
+      while (name_end > line && (data[name_end - 1] == ' ' || data[name_end - 1] == '\t')) name_end--;                  \
+      if (name_end == line || name_end - line > 0xffff) { *body = line; return SCAN_BAD_LINE; }                         \
+      out[n].line = line;                                                                                               \
+      out[n].value = colon + 1;                                                                                         \
+      out[n].name_length = (uint16_t)(name_end - line);                                                                 \
+      out[n].id = scan_name(data + line, name_end - line);                                                              \
+      out[n].folded = 0;                                                                                                \
+      scan_close(data, &out[n], feed + 1);                                                                              \
+      *count = ++n;                                                                                                     \
+      line = feed + 1;                                                                                                  \
+    }                                                                                                                   \
+  }
+
+typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, int, uint32_t *, int *);
+
+static inline uint32_t scan_mask_scalar(const uint8_t *p, uint8_t wanted) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 32; i++) mask |= (uint32_t)(p[i] == wanted) << i;
+  return mask;
+}
+SCAN_BODY(scan_scalar, , scan_mask_scalar)
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+static inline uint32_t scan_mask_sse2(const uint8_t *p, uint8_t wanted) {
+  __m128i w = _mm_set1_epi8((char)wanted);
+  uint32_t low = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), w));
+  uint32_t high = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + 16)), w));
+  return low | high << 16;
+}
+SCAN_BODY(scan_sse2, , scan_mask_sse2)
+
+#define SCAN_AVX2 __attribute__((target("avx2,bmi")))
+SCAN_AVX2 static inline uint32_t scan_mask_avx2(const uint8_t *p, uint8_t wanted) {
+  return (uint32_t)_mm256_movemask_epi8(
+      _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)p), _mm256_set1_epi8((char)wanted)));
+}
+SCAN_BODY(scan_avx2, SCAN_AVX2, scan_mask_avx2)
+#endif
+
+/* name: "avx2", "sse2", "scalar", or NULL for the best there is; NULL comes back when this processor lacks it. */
+static inline scan_function scan_choose(const char *name) {
+#if defined(__x86_64__)
+  if ((!name || !strcmp(name, "avx2")) && __builtin_cpu_supports("avx2")) return scan_avx2;
+  if (!name || !strcmp(name, "sse2")) return scan_sse2;
+#endif
+  return !name || !strcmp(name, "scalar") ? scan_scalar : NULL;
+}
+#endif

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RFC 3261 section 25.1: character classes."""
+from libc.stdint cimport uint8_t
+
+
+cdef extern from "syntax.h" nogil:
+    const uint8_t CLASS_TOKEN
+    const uint8_t CLASS_DIGIT
+    const uint8_t CLASS_HOST
+    const uint8_t CLASS_LWS
+    const uint8_t CLASS_URI
+    const uint8_t CLASS_ALPHA
+    bint character_is(uint8_t c, uint8_t class_bits) noexcept
