@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the HTTP side needs of a gateway, so that it stands below the one that composes both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ubisip.errors import UsageError
+from ubisip.platform import Switch
+
+
+class UnknownDestination(UsageError):
+    """No carrier or server has this name; *names* are those that exist."""
+
+    def __init__(self, name: str, names: list[str]) -> None:
+        super().__init__(f"no destination is named {name!r}; there are: " + ", ".join(names))
+        self.names = names
+
+
+class GatewayFace(Protocol):
+    """A gateway as its admin side sees it."""
+
+    def silent_for(self) -> float:
+        """Seconds since the worker's last turn."""
+
+    def ready(self) -> str:
+        """Empty when new calls are taken, else why not, in one or two words."""
+
+    def status(self) -> dict[str, Any]:
+        """The body of ``GET /api/v1/platform``: see docs/operations.md."""
+
+    def statistics(self) -> Mapping[str, Any]:
+        """The worker's counters: see ``ubisip.core.engine.Engine.statistics``."""
+
+    def own_statistics(self) -> Mapping[str, Mapping[str, int]]:
+        """Counters of the control thread: ``hook_failures`` and ``hook_answers`` by reason, ``events_lost`` by place."""
+
+    def switch(self, name: str, state: Switch, who: str) -> None:
+        """Set the switch of a destination.
+
+        :raises UnknownDestination: there is none of this name.
+        """
+
+    async def reload(self, *, who: str) -> str:
+        """Take the configuration file again, all of it or nothing; returns its digest.
+
+        :raises ubisip.errors.ConfigError: it has mistakes; the old one stays in force.
+        """

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line shows to people, as rich tables made from the admin side's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+COLOURS = {
+    "up": "green",
+    "ready": "green",
+    "unknown": "dim",
+    "falling": "yellow",
+    "rising": "yellow",
+    "degraded": "yellow",
+    "drain": "yellow",
+    "draining": "yellow",
+    "held": "magenta",
+    "maintenance": "magenta",
+    "down": "red",
+}
+
+
+def platform_view(status: Mapping[str, Any]) -> RenderableType:
+    """A line on the gateway, a table of its destinations, a line of totals."""
+    return Group(_heading(status), _destinations(status["destinations"]), _totals(status["totals"]))
+
+
+def _heading(status: Mapping[str, Any]) -> Text:
+    return Text.assemble(
+        (status["node"], "bold"),
+        f" at {status['site']} of {status['platform']} ({status['environment']}), ",
+        _coloured(status["state"]),
+        f", up {duration(status['uptime'])}, listening on {', '.join(status['listeners'])}",
+    )
+
+
+def _destinations(rows: list[Mapping[str, Any]]) -> Table:
+    table = Table(header_style="bold", title_justify="left")
+    for name in ("destination", "kind", "site", "health", "switch"):
+        table.add_column(name, no_wrap=True)
+    for name in ("weight", "calls", "attempts", "answered", "failed", "failovers"):
+        table.add_column(name, justify="right", no_wrap=True)
+    before = ""
+    for row in rows:
+        if before and (row["kind"], row["site"]) != before:
+            table.add_section()
+        before = (row["kind"], row["site"])
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: Mapping[str, Any]) -> list[str | Text]:
+    site = f"{row['site']} ({row['centre']})" if row["centre"] else row["site"]
+    weight = f"{row['weight'] * row['ramp']:.0f}"
+    numbers = [str(row[key]) for key in ("calls", "attempts", "answered", "failed", "failovers")]
+    return [row["name"], row["kind"], site, _coloured(row["state"]), _coloured(row["switch"]), weight, *numbers]
+
+
+def _totals(totals: Mapping[str, Any]) -> Text:
+    return Text(
+        f"{totals['calls']} calls now, {totals['pending']} in set-up, {totals['taken']} taken since the start, "
+        f"{totals['failovers']} failovers, {totals['transactions']} transactions, "
+        f"{totals['memory'] / 1_048_576:.1f} MiB in the core"
+    )
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, style=COLOURS.get(word, ""))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that are not zero: ``3 d 4 h``, ``12 min 5 s``, ``7 s``."""
+    left, parts = int(seconds), []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number or (unit == "s" and not parts):
+            parts.append(f"{number} {unit}")
+    return " ".join(parts[:2])

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a gateway tells those who embed it: frozen events, and a bounded queue for each who listens."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from dataclasses import dataclass
+
+SUBSCRIPTION_BOUND = 10_000
+"""Events that wait for one slow subscriber (some ten seconds at 200 calls/s, a few MB); the newest are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayEvent:
+    """Something that happened; *time* is seconds since the epoch."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent(GatewayEvent):
+    """Something that happened to a call."""
+
+    call_id: str
+    destination: str
+    """Name of the carrier or server concerned; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp(CallEvent):
+    """A new call was sent to a destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ringing(CallEvent):
+    """A provisional response other than 100 went back to the caller."""
+
+    delay: float
+    """Post-dial delay in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(CallEvent):
+    """A 2xx to the INVITE went back to the caller."""
+
+    delay: float
+    """Post-dial delay in seconds: until the first response other than 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(CallEvent):
+    """A final response of 300 or more to the INVITE went back to the caller."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedOver(CallEvent):
+    """A destination did not take the call and the next one is tried."""
+
+    status: int
+    """The response it was left for; 0: silence or a transport error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(CallEvent):
+    """A BYE ended the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged(GatewayEvent):
+    """A destination's measured health took another state (DESIGN section 7)."""
+
+    destination: str
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchChanged(GatewayEvent):
+    """An operator set the switch of a destination."""
+
+    destination: str
+    switch: str
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(GatewayEvent):
+    """Another configuration is in force."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(GatewayEvent):
+    """The gateway takes no new calls any more."""
+
+
+class Subscription:
+    """An endless asynchronous iterator of events; it ends when it is closed or the gateway stops.
+
+    Who only drops it has closed it as well. *lost* counts the events that found the queue full.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._waiting: deque[GatewayEvent] = deque()
+        self._news = asyncio.Event()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """End the iteration after the events already waiting."""
+        self._closed = True
+        self._news.set()
+
+    def put(self, event: GatewayEvent) -> None:
+        """Queue *event*, or count it as lost."""
+        if len(self._waiting) >= SUBSCRIPTION_BOUND:
+            self.lost += 1
+            return
+        self._waiting.append(event)
+        self._news.set()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> GatewayEvent:
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.popleft()
+
+
+class Subscribers:
+    """All who listen; *lost* counts, over all of them, the events that found a queue full."""
+
+    def __init__(self) -> None:
+        self._all: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self.lost = 0
+
+    def __bool__(self) -> bool:
+        return any(not one.closed for one in self._all)
+
+    def subscribe(self) -> Subscription:
+        subscription = Subscription()
+        self._all.add(subscription)
+        return subscription
+
+    def publish(self, event: GatewayEvent) -> None:
+        """Hand *event* to every open subscription."""
+        for one in list(self._all):
+            if not one.closed:
+                before = one.lost
+                one.put(event)
+                self.lost += one.lost - before
+
+    def close(self) -> None:
+        """End every subscription."""
+        for one in list(self._all):
+            one.close()

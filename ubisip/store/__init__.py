@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must outlive one process: records and the audit log under ``state_dir``."""
