@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual wire: an engine, user agents by their addresses and a clock; datagrams travel as values, time is an argument."""
+"""The virtual wire: an engine, user agents by their addresses and a clock; time is an argument."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from plain_sip import Address, Header, Packet, Request, response
 from ubisip.config import Config
+
 from ubisip.core.engine import Engine, Event
 from ubisip.core.snapshot import Slots, Snapshot
 from ubisip.platform import DestinationState
@@ -139,8 +140,8 @@ class UserAgent:
         return [p.status for p in self.responses(method)]
 
     def final(self, method: str = "INVITE") -> Packet:
-        """The one final response received."""
-        (packet,) = [p for p in self.responses(method) if p.status >= 200]
+        """The one final response received; retransmissions of it are let pass."""
+        (packet,) = {p.data: p for p in self.responses(method) if p.status >= 200}.values()
         return packet
 
     def got(self, method: str) -> Packet:
@@ -155,7 +156,10 @@ class UserAgent:
 class Wire:
     """One gateway (or several one after the other at its address), user agents, and the clock between them."""
 
-    def __init__(self, text: str = "", *, keys: Sequence[bytes] = (KEY,), chaos: Chaos | None = None, **options: Any) -> None:
+    def __init__(
+        self, text: str = "", *, keys: Sequence[bytes] = (KEY,), chaos: Chaos | None = None, **options: Any
+    ) -> None:
+        """*options* are those of Snapshot: ``states``, ``draining``, ``hook``, ``record``..."""
         self.config = Config.parse(text or platform())
         self.listen: list[Address] = [(e.host, e.port) for e in self.config.gateway("gw").listen]
         self.keys = list(keys)
@@ -171,6 +175,7 @@ class Wire:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._calls = itertools.count(1)
+        self._settling = False
         self.engine = Engine(self.snapshot(), self.keys)
 
     # -- the gateway ---------------------------------------------------------------------------------------------
@@ -228,7 +233,9 @@ class Wire:
         (found,) = [t for t in self.tels if any(call_id in ("", p.call_id) for p in t.requests(method))]
         return found
 
-    def request(self, method: str, uri: str = "sip:0155@127.0.0.1:5060", *, source: Address = SBC, **parts: Any) -> Request:
+    def request(
+        self, method: str, uri: str = "sip:0155@127.0.0.1:5060", *, source: Address = SBC, **parts: Any
+    ) -> Request:
         """A new request as the user agent at *source* writes it; each has its own Call-ID and branch."""
         number = next(self._calls)
         where = f"{source[0]}:{source[1]}"
@@ -278,14 +285,23 @@ class Wire:
 
     def settle(self) -> None:
         """Let everything happen that is due now."""
-        for _ in range(20_000):
-            if self._deliver():
-                continue
-            if self._agenda and self._agenda[0][0] <= self.now:
-                heapq.heappop(self._agenda)[2]()
-            elif not self._fire():
-                return
-        raise AssertionError("the engine and its peers never come to rest")
+        if self._settling:  # called by an endpoint from within: the outer call goes on with what it sent
+            return
+        self._settling = True
+        try:
+            rounds = sum(1 for _ in itertools.takewhile(lambda _: self._step(), range(20_000)))
+        finally:
+            self._settling = False
+        assert rounds < 20_000, "the engine and its peers never come to rest"
+
+    def _step(self) -> bool:
+        """Do the next thing that is due now; False when there is none."""
+        if self._deliver():
+            return True
+        if self._agenda and self._agenda[0][0] <= self.now:
+            heapq.heappop(self._agenda)[2]()
+            return True
+        return self._fire()
 
     def _fire(self) -> bool:
         """Fire the engine's timers that are due; False when there was none."""
