@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of the whole platform, checked and frozen (DESIGN section 10)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from ubisip import sections
+from ubisip.configcheck import check, sources_of
+from ubisip.errors import ConfigError, Mistake, UsageError
+from ubisip.platform import GatewayNode, Kind, Peer
+from ubisip.schema import Report, listed, read_table
+from ubisip.sections import Agents, Health, Limits, Parameters, Platform, Routing, Store, Tier
+from ubisip.toml_lines import key_lines
+
+_POSITION = re.compile(r" \((?:at line (?P<line>\d+), column \d+|at end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One TOML file for the whole platform, the same on every gateway; file names in it are absolute here."""
+
+    platform: Platform
+    """Name, environment, key ring and state folder."""
+    sites: tuple[str, ...]
+    """Names of the data centres, in the order of the file."""
+    carriers: tuple[Peer, ...]
+    """The carrier's SBCs."""
+    servers: tuple[Peer, ...]
+    """The telephony servers."""
+    gateways: tuple[GatewayNode, ...]
+    """The gateways; `gateway(name)` finds one."""
+    routing: Routing
+    """How a destination is chosen."""
+    health: Health
+    """How destinations are probed."""
+    limits: Limits
+    """What strangers and overload can take."""
+    agents: Agents | None
+    """The registrar; None: the gateways are none."""
+    store: Store
+    """Where shared and lasting state is kept."""
+    tiers: Mapping[str, Tier]
+    """The other tiers by name."""
+    actions: Mapping[str, Parameters]
+    """Parameters of actions by name."""
+    sinks: Mapping[str, Parameters]
+    """Parameters of event sinks by name."""
+    path: str
+    """The file, as it was given to `load`; empty when a text was parsed."""
+    digest: str
+    """SHA-256 of the text in hex: two gateways that show the same one run the same configuration."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Config:
+        """The configuration in the file *path*.
+
+        :raises ConfigError: the file cannot be read, or has mistakes: all of them.
+        """
+        name = os.fspath(path)
+        try:
+            with open(name, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            raise ConfigError([Mistake(0, "", "a file that can be read", _reason(error), name)]) from None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ConfigError([Mistake(line, "", "UTF-8", f"octet 0x{data[error.start]:02x}", name)]) from None
+        return cls.parse(text, os.path.dirname(name), file=name)
+
+    @classmethod
+    def parse(cls, text: str, base_dir: str | os.PathLike[str] = "", *, file: str = "") -> Config:
+        """The configuration that *text* is; file names in it are relative to *base_dir*.
+
+        *file* is what the mistakes are said to be in.
+
+        :raises ConfigError: it has mistakes: all of them.
+        """
+        tables = _toml(text, file)
+        report = Report(file, key_lines(text))
+        whole = read_table(sections.Sections, tables, (), report)
+        check(whole, report)
+        if report.mistakes:
+            raise ConfigError(sorted(report.mistakes, key=lambda mistake: mistake.line))
+        return _config(whole, os.path.abspath(base_dir), file, text)
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Carriers, then servers: every destination of calls."""
+        return self.carriers + self.servers
+
+    def gateway(self, name: str) -> GatewayNode:
+        """The gateway *name*.
+
+        :raises UsageError: there is none of that name; the text says which there are.
+        """
+        for node in self.gateways:
+            if node.name == name:
+                return node
+        names = listed(node.name for node in self.gateways)
+        raise UsageError(f"no gateway is named {name!r}; {self.path or 'the configuration'} has: {names}")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _toml(text: str, file: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError([Mistake(0, "", "TOML", "values nested too deep", file)]) from None
+    except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
+        message = str(error)
+        match = _POSITION.search(message)
+        line = 0
+        if match is not None:
+            message = message[: match.start()]
+            line = int(match["line"]) if match["line"] else text.rstrip("\n").count("\n") + 1
+        raise ConfigError([Mistake(line, "", "TOML", message, file)]) from None
+
+
+def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Config:
+    return Config(
+        platform=replace(
+            whole.platform,
+            key_file=_absolute(base_dir, whole.platform.key_file),
+            state_dir=_absolute(base_dir, whole.platform.state_dir),
+        ),
+        sites=tuple(whole.sites),
+        carriers=tuple(_peer(Kind.CARRIER, carrier, carrier.centre) for carrier in whole.carriers),
+        servers=tuple(_peer(Kind.SERVER, server) for server in whole.servers),
+        gateways=tuple(_node(gateway, base_dir) for gateway in whole.gateways),
+        routing=whole.routing,
+        health=whole.health,
+        limits=whole.limits,
+        agents=_agents(whole.agents, base_dir),
+        store=replace(whole.store, url=_absolute_url(base_dir, whole.store.url)),
+        tiers=_tiers(whole.tiers, base_dir),
+        actions=whole.actions,
+        sinks=whole.sinks,
+        path=file,
+        digest=hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
+    )
+
+
+def _peer(kind: Kind, row: sections.PeerTable, centre: str = "") -> Peer:
+    return Peer(
+        kind=kind,
+        name=row.name,
+        site=row.site,
+        uri=row.uri.text,
+        endpoint=row.uri.endpoint,
+        sources=sources_of(row),
+        centre=centre,
+        weight=row.weight,
+        max_calls=row.max_calls,
+        max_cps=row.max_cps,
+        listener="" if row.listener is None else str(row.listener),
+    )
+
+
+def _node(row: sections.Gateway, base_dir: str) -> GatewayNode:
+    return GatewayNode(
+        name=row.name,
+        site=row.site,
+        listen=row.listen,
+        advertise=row.advertise,
+        admin=row.admin,
+        admin_token_file=_absolute(base_dir, row.admin_token_file),
+    )
+
+
+def _agents(agents: Agents | None, base_dir: str) -> Agents | None:
+    return None if agents is None else replace(agents, credentials=_absolute_url(base_dir, agents.credentials))
+
+
+def _tiers(tiers: Mapping[str, Tier], base_dir: str) -> Mapping[str, Tier]:
+    return MappingProxyType(
+        {name: replace(tier, password_file=_absolute(base_dir, tier.password_file)) for name, tier in tiers.items()}
+    )
+
+
+def _absolute(base_dir: str, name: str) -> str:
+    """The file *name* seen from *base_dir*; empty stays empty."""
+    return os.path.join(base_dir, name) if name else ""
+
+
+def _absolute_url(base_dir: str, url: str) -> str:
+    """*url* with the name of the file made absolute where it names one."""
+    scheme, _, name = url.partition(":")
+    if scheme in ("file", "sqlite") and name and not name.startswith(":"):  # sqlite::memory: is no file
+        return f"{scheme}:{os.path.join(base_dir, name)}"
+    return url
