@@ -93,10 +93,7 @@ def test_TRN_10_a_large_datagram_is_forwarded_or_refused(wire: Wire, size: int) 
 )
 def test_TRN_11_a_response_whose_top_via_is_not_ours_is_discarded(wire: Wire, top: str) -> None:
     leg = leg_of(wire, f"SIP/2.0/UDP {HOST[0]}:5090;branch=z9hG4bK-1")
-    if top == "127.0.0.1":  # the default port is 5060: this one is ours
-        expected = [100, 180]
-    else:
-        expected = [100]
+    expected = [100, 180] if top == "127.0.0.1" else [100]  # without a port it is 5060, which is ours
     wire.tel().reply(leg, 180, via=[f"SIP/2.0/UDP {top};branch={leg.branch}", *leg.lines("Via")[1:]])
     assert wire.agent(*HOST).statuses() == expected
 
