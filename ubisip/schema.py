@@ -9,7 +9,6 @@ never stops at a mistake: it is noted in the Report, and the field keeps its def
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -147,11 +146,10 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
-@functools.cache
-def field_kinds(table: Callable[..., object]) -> dict[str, Any]:
+def field_kinds(table: type[Any]) -> dict[str, Any]:
     """The annotations of a dataclass by field, resolved, with what Annotated adds."""
     hints = get_type_hints(table, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(table)}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in fields(table)}
 
 
 def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
