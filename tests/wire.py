@@ -76,7 +76,7 @@ def platform(
     return "\n".join([*tables, entry("[routing]", routing)])
 
 
-SERIAL = {"t1": 0.5, "first_response_timeout": 40}
+SERIAL = {"t1": 0.5, "first_response_timeout": 32}
 """Routing for tests of the RFC's own timers: T1 as in the RFC and no failover on silence."""
 
 

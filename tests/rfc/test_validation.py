@@ -167,7 +167,7 @@ def test_VAL_12_cancel_is_not_challenged(wire: Wire) -> None:
 
 
 def test_VAL_13_no_100_at_once_to_a_non_invite() -> None:
-    wire = Wire(platform(t1=0.5, first_response_timeout=40))
+    wire = Wire(platform(t1=0.5, first_response_timeout=32))
     wire.sbc.send(wire.request("MESSAGE"))
     wire.run(1)
     assert wire.sbc.inbox == []
