@@ -43,6 +43,8 @@ class Outcome:
     """From the first call to the last count of calls made."""
     delays_ms: list[int] = field(default_factory=list)
     """Post-dial delay (INVITE to 180) of each call, whole milliseconds as SIPp counts."""
+    answered: int = 0
+    """Calls that got their 200."""
 
     @property
     def cps(self) -> float:
@@ -92,7 +94,8 @@ def start_caller(load: Load, directory: Path, cpu: int | None) -> subprocess.Pop
     limit = load.calls / load.rate * 3 + load.hold_ms / 1000 + 60
     command = ["sipp", "-sf", str(SCENARIOS / "caller.xml"), f"{load.target}:{PORT}", "-i", CALLER, "-p", str(PORT)]
     command += ["-r", str(load.rate), "-rp", "1000", "-m", str(load.calls), "-l", "15000", "-d", str(load.hold_ms)]
-    command += ["-trace_stat", "-stf", "caller.csv", "-fd", "1", "-trace_rtt", "-rtt_freq", "1000"]
+    command += ["-trace_stat", "-stf", "caller.csv", "-fd", "1"]
+    command += ["-trace_rtt", "-rtt_freq", str(max(1, load.rate // 200))]
     command += ["-trace_err", "-error_file", "caller.errors", "-timeout", str(int(limit)), *QUIET]
     return processes.start(command, cpu, directory / "caller.log", directory)
 
@@ -115,7 +118,8 @@ def outcome(directory: Path) -> Outcome:
         failed=int(last["FailedCall(C)"]),
         retransmissions=int(last["Retransmissions(C)"]),
         seconds=float(whole["CurrentTime"].split("\t")[-1]) - float(whole["StartTime"].split("\t")[-1]),
-        delays_ms=_delays(directory),
+        delays_ms=_times(directory, "pdd"),
+        answered=len(_times(directory, "answer")),
     )
 
 
@@ -124,9 +128,12 @@ def _rows(table: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file, delimiter=";") if row.get("TotalCallCreated")]
 
 
-def _delays(directory: Path) -> list[int]:
+def _times(directory: Path, timer: str) -> list[int]:
+    """What SIPp's response timer *timer* measured, in ms."""
     found = []
     for table in directory.glob("caller_*_rtt.csv"):
         for line in table.read_text().splitlines()[1:]:
-            found.append(round(float(line.split(";")[1])))
+            _when, value, name = line.split(";")
+            if name == timer:
+                found.append(round(float(value)))
     return found

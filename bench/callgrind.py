@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instructions of a proxy's own code for each call, kernel excluded: valgrind counts them while SIPp makes calls.
+
+Only what happens inside the named entry functions is counted (the reception of a message, the firing of timers), so
+neither start-up nor waiting is. The count does not depend on what else the machine does.
+
+    python -m bench.callgrind kamailio ubisip
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench import processes, sipp
+from bench.candidates import CANDIDATES, Place, platform_file
+
+LOAD = sipp.Load(rate=10, calls=50)
+ENTRIES = {
+    "kamailio": ["receive_msg"],
+    "ubisip": ["*engine_receive*", "*engine_advance*"],
+}
+"""The functions whose inclusive cost is counted; a * stands for any characters."""
+
+START_UP = 120.0
+"""Seconds that a program may need under valgrind before it listens."""
+
+
+def command(name: str, place: Place) -> list[str]:
+    """The candidate as one process, and for ubisip without probes of the servers: only calls are counted."""
+    words = CANDIDATES[name](place)
+    if name == "ubisip":
+        platform_file(place, "\n[health.sip]\ninterval = 3600.0\n")
+    return ["-D" if word == "-DD" else word for word in words]
+
+
+def instructions(name: str, entries: Sequence[str], directory: Path) -> float:
+    """Instructions for each call of candidate *name* within *entries*.
+
+    :raises RuntimeError: a call failed, or none of *entries* was ever called.
+    """
+    place, counts = Place(directory), directory / f"{name}.callgrind.%p"
+    toggles = [f"--toggle-collect={entry}" for entry in entries]
+    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={counts}", *toggles]
+    proxy = processes.start([*valgrind, *command(name, place)], None, directory / f"{name}.log", directory)
+    servers: list[Any] = []
+    try:
+        processes.wait_until_bound(proxy, sipp.GATEWAY, sipp.PORT, START_UP)
+        servers = sipp.start_servers(sipp.server_addresses(len(place.servers)), directory, None)
+        sipp.start_caller(LOAD, directory, None).wait()
+        seen = sipp.outcome(directory)
+    finally:
+        processes.stop(proxy, signal.SIGTERM, patience=60.0)
+        for server in servers:
+            processes.stop(server)
+    if seen.good != LOAD.calls:
+        raise RuntimeError(f"{name}: {seen.good} of {LOAD.calls} calls were good")
+    total = sum(_total(file) for file in directory.glob(f"{name}.callgrind.*"))
+    if total == 0:
+        raise RuntimeError(f"{name}: none of {', '.join(entries)} was called; were the symbols stripped?")
+    return total / LOAD.calls
+
+
+def _total(file: Path) -> int:
+    found = re.search(r"^(?:summary|totals): (\d+)", file.read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("candidates", nargs="*", default=["kamailio", "ubisip"], choices=[*ENTRIES, []])
+    parser.add_argument("--entry", action="append", help="count within this function instead; may be repeated")
+    parser.add_argument("--keep", type=Path, help="directory for valgrind's files, to look at with callgrind_annotate")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    console, figures = Console(), {}
+    with tempfile.TemporaryDirectory(prefix="callgrind-") as work:
+        directory = args.keep or Path(work)
+        for name in args.candidates:
+            with console.status(f"{name}: {LOAD.calls} calls under valgrind"):
+                figures[name] = instructions(name, args.entry or ENTRIES[name], directory)
+            console.print(f"{name}: {figures[name]:,.0f} instructions a call", highlight=False)
+    if args.json:
+        result = {"machine": processes.versions(), "instructions_per_call": figures}
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
