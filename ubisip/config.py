@@ -24,7 +24,10 @@ _POSITION = re.compile(r" \((?:at line (?P<line>\d+), column \d+|at end of docum
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One TOML file for the whole platform, the same on every gateway; file names in it are absolute here."""
+    """One TOML file for the whole platform, the same on every gateway; file names in it are absolute here.
+
+    `peers` are its carriers, then its servers; `gateway(name)` is the gateway of that name.
+    """
 
     platform: Platform
     """Name, environment, key ring and state folder."""

@@ -113,7 +113,7 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a destination is chosen and when the next is tried (DESIGN section 6)."""
+    """How a destination is chosen and when the next is tried."""
 
     policy: Literal["hash", "least-calls", "round-robin", "weighted"] = "hash"
     """`hash` (on Call-ID, so that gateways agree without talking), `least-calls`, `round-robin`, `weighted`."""
@@ -137,7 +137,7 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class SipHealth:
-    """OPTIONS to carriers and servers (DESIGN section 7)."""
+    """OPTIONS to carriers and servers."""
 
     interval: Annotated[float, Between(0.05, 3_600)] = 2.0
     """Seconds between probes of a destination that is up."""
@@ -181,7 +181,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Agents:
-    """Present: the gateways are registrars (DESIGN section 8)."""
+    """Present: the gateways are registrars."""
 
     realm: _RequiredText = ""
     """Realm of digest authentication (RFC 8760)."""
@@ -206,7 +206,7 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What must outlive or be seen beyond one process (DESIGN section 9)."""
+    """What must outlive or be seen beyond one process."""
 
     url: Annotated[str, Matching(r"sqlite:.*|etcd:https?://[^,\s]+(?:,https?://[^,\s]+)*", _STORE)] = "sqlite:"
     """Lease, journal and configuration: `sqlite:` (a file in `state_dir`) or `etcd:` with its members' URLs."""
@@ -219,14 +219,16 @@ class Member:
     """One machine of a tier."""
 
     name: _RequiredName = ""
+    """No other member of the tier has it."""
     site: _RequiredName = ""
+    """The data centre it stands in."""
     address: _RequiredText = ""
     """Where the probe reaches it, such as `127.0.0.1:3311`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Another tier that is watched and repaired: databases, web servers... (DESIGN section 9)."""
+    """Another tier that is watched and repaired: databases, web servers and the like."""
 
     kind: _RequiredName = ""
     """Name of its probe: mariadb, postgresql, galera, http, dns..."""
@@ -239,7 +241,7 @@ class Tier:
     members: Annotated[tuple[Member, ...], AT_LEAST_ONE, REQUIRED, _MEMBERS] = ()
     """Its machines: `{ name, site, address }` each; `name` is unique within the tier."""
     on: Annotated[Mapping[Name, tuple[Name, ...]], Prefixed("on_")] = field(default_factory=_nothing)
-    """`on_EVENT`, such as `on_dead_primary`: actions to take, in this order."""
+    """Actions to take upon EVENT, in this order, such as `on_dead_primary`."""
 
 
 Parameters = Mapping[str, Any]
