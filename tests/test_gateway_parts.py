@@ -71,7 +71,8 @@ def test_json_log_lines_hold_the_message_the_node_and_the_traceback() -> None:
     try:
         raise ValueError("wrong")
     except ValueError as error:
-        record = logging.LogRecord("ubisip.x", logging.ERROR, "x.py", 1, "it %s", ("broke\nagain",), (ValueError, error, None))
+        raised = (ValueError, error, None)
+        record = logging.LogRecord("ubisip.x", logging.ERROR, "x.py", 1, "it %s", ("broke\nagain",), raised)
     line = JsonFormatter("pa2-gw1").format(record)
     assert "\n" not in line
     entry = json.loads(line)
@@ -139,11 +140,12 @@ def test_listeners_are_bound_in_order_with_room_for_a_burst() -> None:
 
 
 def test_a_taken_port_is_named_and_the_others_are_let_go() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.9", 0))
-        free.bind(("127.0.0.9", 0))
-        taken, wanted = other.getsockname()[1], free.getsockname()[1]
-        free.close()
+        taken = other.getsockname()[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.9", 0))
+            wanted = free.getsockname()[1]
         with pytest.raises(ListenError, match=rf"^cannot listen on udp:127.0.0.9:{taken}: Address already in use$"):
             open_listeners([Endpoint("udp", "127.0.0.9", wanted), Endpoint("udp", "127.0.0.9", taken)])
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:

@@ -66,18 +66,15 @@ def test_a_module_imports_only_from_its_layer_and_those_above(module: str) -> No
 def test_a_module_imports_only_at_its_top(module: str) -> None:
     tree = parsed(module)
     at_top = {id(node) for node in tree.body}
-    hidden = [
-        node.lineno for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in at_top
-    ]
-    assert not hidden
-    relative = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-    assert not relative
-    called = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute) and is_importer(node)]
-    assert not called
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [node.lineno for node in imports if id(node) not in at_top], "imports below the top of the file"
+    assert not [node.lineno for node in imports if isinstance(node, ast.ImportFrom) and node.level], "relative imports"
+    assert not [node.lineno for node in ast.walk(tree) if imports_by_name(node)], "imports by a call"
 
 
-def is_importer(node: ast.Name | ast.Attribute) -> bool:
-    return (node.id if isinstance(node, ast.Name) else node.attr) in {"__import__", "import_module", "run_module"}
+def imports_by_name(node: ast.AST) -> bool:
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name in {"__import__", "import_module", "run_module"}
 
 
 def test_no_import_goes_in_a_circle() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,12 +28,12 @@ def read_token(path: str | Path) -> str:
     return token
 
 
-def guard(token: str) -> Middleware:
-    """Lets in whoever bears *token*; without one ("") only peers and names of this machine."""
+def guard(current: Callable[[], str]) -> Middleware:
+    """Lets in whoever bears the *current* token; while there is none ("") only peers and names of this machine."""
 
     @web.middleware
     async def checked(request: web.Request, handler: Handler) -> web.StreamResponse:
-        peer = request.remote or ""
+        peer, token = request.remote or "", current()
         if token:
             if not _bears(request, token):
                 raise web.HTTPUnauthorized(text="a bearer token is needed\n", headers={"WWW-Authenticate": "Bearer"})

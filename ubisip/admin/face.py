@@ -34,7 +34,7 @@ class GatewayFace(Protocol):
         """The worker's counters: see ``ubisip.core.engine.Engine.statistics``."""
 
     def own_statistics(self) -> Mapping[str, Mapping[str, int]]:
-        """Counters of the control thread: ``hook_failures`` and ``hook_answers`` by reason, ``events_lost`` by place."""
+        """Counters of the control thread: ``hook_failures``, ``hook_answers``, ``events_lost``, ``control_errors``."""
 
     def switch(self, name: str, state: Switch, who: str) -> None:
         """Set the switch of a destination.
@@ -45,5 +45,5 @@ class GatewayFace(Protocol):
     async def reload(self, *, who: str) -> str:
         """Take the configuration file again, all of it or nothing; returns its digest.
 
-        :raises ubisip.errors.ConfigError: it has mistakes; the old one stays in force.
+        :raises UsageError: it has mistakes, one a line of the error's text; the old one stays in force.
         """

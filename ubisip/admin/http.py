@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 from ubisip.admin.access import WHO, guard
 from ubisip.admin.face import GatewayFace, UnknownDestination
 from ubisip.admin.metrics import registry_of
-from ubisip.errors import ConfigError, UsageError
+from ubisip.errors import UsageError
 from ubisip.platform import Endpoint, Switch
 
 MAX_BODY = 16 * 1024
@@ -27,6 +27,7 @@ MAX_CONNECTIONS = 64
 WORKER_SILENCE = 5.0
 """Seconds without a turn of the worker, which turns every second even when idle, after which it counts as dead."""
 
+STATES = [state.value for state in Switch]
 PLAIN_METRICS = "text/plain; version=0.0.4; charset=utf-8"
 """Not OpenMetrics, in which ubisip_calls (active) and ubisip_calls_total (ever) would be one family."""
 
@@ -39,8 +40,9 @@ class Admin:
     """Serves a gateway's HTTP side from ``start`` to ``stop``; *token* empty: to this machine only."""
 
     def __init__(self, gateway: GatewayFace, token: str) -> None:
+        self._token = token
         self._runner = web.AppRunner(
-            application(gateway, token),
+            application(gateway, lambda: self._token),
             access_log=None,
             keepalive_timeout=30,
             max_line_size=MAX_HEADER,
@@ -62,6 +64,10 @@ class Admin:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise AdminError(f"cannot serve HTTP on {endpoint}: {reason}") from error
 
+    def set_token(self, token: str) -> None:
+        """Ask for *token* from now on."""
+        self._token = token
+
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -75,8 +81,8 @@ class Admin:
         return server()
 
 
-def application(gateway: GatewayFace, token: str) -> web.Application:
-    """The routes of DESIGN section 11 over one gateway."""
+def application(gateway: GatewayFace, token: Callable[[], str]) -> web.Application:
+    """The routes of DESIGN section 11 over one gateway; *token* tells the one that is asked for now."""
     app = web.Application(middlewares=[guard(token)], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_anonymous)
     app.router.add_get("/livez", _livez(gateway))
@@ -135,7 +141,7 @@ def _switch(gateway: GatewayFace) -> Handling:
     async def switch(request: web.Request) -> web.Response:
         state = _wished(await request.text())
         if state is None:
-            return _problem(400, 'the body must be {"state": ...} with one of the states', states=[s.value for s in Switch])
+            return _problem(400, 'the body must be {"state": ...} with one of the states', states=STATES)
         name = request.match_info["name"]
         try:
             gateway.switch(name, state, request[WHO])
@@ -158,8 +164,8 @@ def _reload(gateway: GatewayFace) -> Handling:
     async def reload(request: web.Request) -> web.Response:
         try:
             digest = await gateway.reload(who=request[WHO])
-        except ConfigError as error:
-            return _problem(409, "the old configuration stays in force", mistakes=[str(one) for one in error.mistakes])
+        except UsageError as error:
+            return _problem(409, "the old configuration stays in force", mistakes=str(error).splitlines())
         return web.json_response({"configuration": digest})
 
     return reload

@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ubisip.config import Config
+
 COLOURS = {
     "up": "green",
     "ready": "green",
@@ -30,6 +32,26 @@ def platform_view(status: Mapping[str, Any]) -> RenderableType:
     return Group(_heading(status), _destinations(status["destinations"]), _totals(status["totals"]))
 
 
+def configuration_view(config: Config) -> RenderableType:
+    """A line on the platform, a table of what stands in it."""
+    table = Table(header_style="bold")
+    for name in ("kind", "name", "site", "address", "weight"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "weight" else "left")
+    for gateway in config.gateways:
+        table.add_row("gateway", gateway.name, gateway.site, ", ".join(map(str, gateway.listen)), "")
+    for kind, peers in (("carrier", config.carriers), ("server", config.servers)):
+        table.add_section()
+        for peer in peers:
+            site = f"{peer.site} ({peer.centre})" if peer.centre else peer.site
+            table.add_row(kind, peer.name, site, peer.uri, str(peer.weight))
+    heading = Text.assemble(
+        (config.path, "bold"),
+        f": no mistakes; {config.platform.name} ({config.platform.environment}), ",
+        f"sites {', '.join(config.sites)}, policy {config.routing.policy}",
+    )
+    return Group(heading, table)
+
+
 def _heading(status: Mapping[str, Any]) -> Text:
     return Text.assemble(
         (status["node"], "bold"),
@@ -45,7 +67,7 @@ def _destinations(rows: list[Mapping[str, Any]]) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("weight", "calls", "attempts", "answered", "failed", "failovers"):
         table.add_column(name, justify="right", no_wrap=True)
-    before = ""
+    before: tuple[str, str] | None = None
     for row in rows:
         if before and (row["kind"], row["site"]) != before:
             table.add_section()
@@ -75,7 +97,7 @@ def _coloured(word: str) -> Text:
 
 def duration(seconds: float) -> str:
     """Seconds in the two largest units that are not zero: ``3 d 4 h``, ``12 min 5 s``, ``7 s``."""
-    left, parts = int(seconds), []
+    left, parts = int(seconds), list[str]()
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         number, left = divmod(left, size)
         if number or (unit == "s" and not parts):

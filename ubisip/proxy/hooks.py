@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MAX_ASKED = 2_000
 """Calls that wait for hooks at one moment (each a task of some 5 kB); beyond it the default policy decides at once."""
 HOOK_THREADS = 4
-"""Threads for hooks that are plain functions: one that hangs for ever must not stop the others, nor the control loop."""
+"""Threads for hooks that are plain functions: one that hangs must not stop the others, nor the control loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Hook(Protocol):
     inside a call and other methods are never asked about.
     """
 
-    def choose(self, call: NewCall) -> str | None | Awaitable[str | None]: ...
+    def choose(self, call: NewCall) -> str | Awaitable[str | None] | None: ...
 
 
 class HookFailure(Exception):
@@ -79,7 +79,7 @@ class Asking:
         return bool(self._hooks)
 
     async def choose(self, call: NewCall, deadline: float) -> str | None:
-        """The destination that the hooks want for *call*, at most *deadline* seconds from now; None: the default policy."""
+        """The destination that the hooks want for *call*, within *deadline* seconds; None: the default policy."""
         name: str | None = None
         try:
             name = await self._bounded(call, deadline)
@@ -148,7 +148,7 @@ def _is_async(hook: Hook) -> bool:
 
 
 class _HookThreads:
-    """A few daemon threads: unlike those of an executor, a hook that hangs in one does not keep the process from ending."""
+    """A few daemon threads: unlike an executor's, one in which a hook hangs does not keep the process from ending."""
 
     def __init__(self) -> None:
         self._work: queue.Queue[_Work] = queue.Queue(MAX_ASKED)

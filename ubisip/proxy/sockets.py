@@ -12,7 +12,7 @@ from ubisip.errors import UsageError
 from ubisip.platform import Endpoint
 
 BUFFER = 8 * 1024 * 1024
-"""Octets of socket buffer asked for: some 10,000 datagrams, a second of a site's whole traffic; the kernel holds them."""
+"""Octets of socket buffer asked for: some 10,000 datagrams, a second of a site's whole traffic."""
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 
@@ -27,7 +27,7 @@ def open_listeners(listen: Sequence[Endpoint]) -> list[socket.socket | None]:
     :raises ListenError: an address cannot be bound; the sockets already open are closed.
     """
     with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(_open(endpoint)) if endpoint.transport == "udp" else None for endpoint in listen]
+        sockets = [opened.enter_context(_open(one)) if one.transport == "udp" else None for one in listen]
         opened.pop_all()
     return sockets
 

@@ -22,7 +22,8 @@ class AuditLog:
 
         :raises OSError: the line cannot be written.
         """
-        entry = {"time": round(time.time(), 3), "node": self._node, "who": who, "what": what, "result": result, **details}
+        moment = round(time.time(), 3)
+        entry = {"time": moment, "node": self._node, "who": who, "what": what, "result": result, **details}
         line = json.dumps(entry, ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

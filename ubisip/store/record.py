@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # it has no stubs
 
 
 def read_record(path: Path) -> Any | None:

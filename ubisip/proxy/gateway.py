@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One gateway from start to stop: sockets, worker, control loop, health, admin side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ubisip.admin.face import UnknownDestination
+from ubisip.admin.http import Admin
+from ubisip.config import Config
+from ubisip.core.snapshot import Slots
+from ubisip.core.worker import Worker
+from ubisip.errors import UsageError
+from ubisip.health.monitor import Monitor
+from ubisip.platform import Endpoint, Switch
+from ubisip.proxy.addresses import Addresses
+from ubisip.proxy.control import Control
+from ubisip.proxy.events import Draining, Reloaded, Subscribers, Subscription, SwitchChanged
+from ubisip.proxy.hooks import Asking, Hook
+from ubisip.proxy.node import SERVED, Node, node_of, warn
+from ubisip.proxy.sockets import open_listeners
+from ubisip.proxy.status import status_of
+from ubisip.store.audit import AuditLog
+from ubisip.store.record import read_record, write_record
+
+log = logging.getLogger(__name__)
+
+DRAIN_LIMIT = 30.0
+"""Seconds that calls in set-up get to finish: phones that ring longer are carried on by any other gateway."""
+SETTLE = 1.0
+"""Seconds from the last set-up to the stop: the ACK of an answer that has just gone out still passes through us."""
+DRAIN_TURN = 0.05
+
+
+class Gateway:
+    """A gateway that runs while its ``async with`` block does; leaving the block normally drains it first.
+
+    *node* names one of ``config.gateways``; *hooks* are asked about new calls, see :class:`ubisip.Hook`.
+
+    :raises UsageError: what the configuration asks for cannot be had: a key is missing or, on entering, a port taken...
+    """
+
+    def __init__(self, config: Config, *, node: str, hooks: Sequence[Hook] = ()) -> None:
+        self._name = node
+        self._node: Node = node_of(config, node)
+        self._slots = Slots()
+        self._addresses = Addresses()
+        self._subscribers = Subscribers()
+        self._monitor = Monitor(config.health.sip, self._node.targets, seed=node)
+        self._asking = Asking(hooks, lambda name: name in self._node.peers)
+        self._control = Control(
+            self._node, self._slots, self._monitor, self._asking, self._subscribers, self._addresses
+        )
+        self._audit = AuditLog(Path(config.platform.state_dir) / "audit.log", node)
+        self._worker: Worker | None = None
+        self._admin: Admin | None = None
+        self._open = contextlib.AsyncExitStack()
+        self._started_at = time.monotonic()
+        self._state = "stopped"
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._node.config
+
+    @property
+    def name(self) -> str:
+        """The gateway's name in the configuration."""
+        return self._name
+
+    @property
+    def listeners(self) -> Sequence[Endpoint]:
+        """Where it hears SIP."""
+        return [one for one in self._node.gateway.listen if one.transport == SERVED]
+
+    @property
+    def state(self) -> str:
+        """``stopped``, ``starting``, ``ready`` or ``draining``."""
+        return self._state
+
+    # Life
+
+    async def __aenter__(self) -> Gateway:
+        async with contextlib.AsyncExitStack() as opened:
+            self._state, self._started_at = "starting", time.monotonic()
+            opened.callback(self._stopped)
+            await self._start(opened)
+            self._open = opened.pop_all()
+        self._state = "ready"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._state == "ready":
+                await self.drain()
+        finally:
+            await self._open.aclose()
+
+    async def _start(self, opened: contextlib.AsyncExitStack) -> None:
+        """Calls first: the sockets and the worker are up before anything that may take time."""
+        node, config = self._node, self._node.config
+        sockets = open_listeners(node.gateway.listen)
+        opened.callback(_close, sockets)
+        warn(node)
+        self._recall()
+        try:
+            snapshot = self._control.snapshot(time.monotonic())
+        except (ValueError, OverflowError) as error:
+            raise UsageError(f"{config.path}: {error}") from error
+        self._worker = Worker(sockets, snapshot, node.keys, coalesce=config.routing.coalesce / 1000)
+        self._worker.start()
+        opened.callback(self._worker.stop)
+        self._control.start(self._worker)
+        opened.push_async_callback(self._control.stop)
+        if node.gateway.admin is not None:
+            self._admin = Admin(self, node.token)
+            await self._admin.start(node.gateway.admin)
+            opened.push_async_callback(self._admin.stop)
+
+    def _stopped(self) -> None:
+        self._state, self._worker, self._admin = "stopped", None, None
+        self._subscribers.close()
+
+    async def drain(self, limit: float = DRAIN_LIMIT) -> int:
+        """Take no new calls (503) and let those in set-up finish, *limit* seconds at most; returns how many did not.
+
+        Calls that are established need no gateway to stay up; any other one carries them on.
+        """
+        worker = self._running()
+        self._state, self._control.draining = "draining", True
+        self._control.refresh(time.monotonic())
+        self._subscribers.publish(Draining(time.time()))
+        until = time.monotonic() + limit
+        while worker.statistics()["pending"] and time.monotonic() < until:
+            await asyncio.sleep(DRAIN_TURN)
+        if worker.statistics()["transactions"]:
+            await asyncio.sleep(SETTLE)
+        left = int(worker.statistics()["pending"])
+        log.info("drained: %s", f"{left} calls in set-up are left to other gateways" if left else "no call in set-up")
+        return left
+
+    def _running(self) -> Worker:
+        if self._worker is None:
+            raise UsageError("the gateway does not run: use it within its `async with` block")
+        return self._worker
+
+    # What embedders and the admin side ask for
+
+    def events(self) -> Subscription:
+        """What happens from now on: an asynchronous iterator of :class:`ubisip.GatewayEvent`, see ubisip.proxy.events.
+
+        While somebody listens, every call is told about, which costs the core some work; without listeners, nothing.
+        """
+        return self._subscribers.subscribe()
+
+    def switch(self, name: str, state: Switch | str, who: str = "embedder") -> None:
+        """Set the operator's switch of a destination; it survives a restart. *who* is written to the audit log.
+
+        :raises UnknownDestination: no carrier or server has this name.
+        :raises ValueError: *state* is no switch.
+        """
+        wish = Switch(state)
+        what = f"switch {name[:80]} to {wish.value}"
+        if name not in self._node.peers:
+            self._write_audit(who, what, "no such destination")
+            raise UnknownDestination(name, list(self._node.peers))
+        before = self._monitor.states(time.monotonic())[name].switch
+        self._monitor.switch(name, wish)
+        self._control.refresh(time.monotonic())
+        self._remember()
+        self._write_audit(who, what, "done", before=before.value)
+        log.info("%s is set to %s by %s (was %s)", name, wish.value, who, before.value)
+        self._subscribers.publish(SwitchChanged(time.time(), name, wish.value, who))
+
+    async def reload(self, path: str | None = None, *, who: str = "embedder") -> str:
+        """Take the configuration from *path* (default: the file in force), all or nothing; returns its digest.
+
+        Calls go on. Listeners, the admin address and ``coalesce`` stay as they are until a restart.
+
+        :raises ConfigError: the file has mistakes; the old configuration stays in force.
+        :raises UsageError: it cannot be taken into force without a restart, likewise.
+        """
+        try:
+            digest = self._reload(path or self.config.path)
+        except UsageError as error:
+            for line in str(error).splitlines():
+                log.error("not reloaded: %s", line)
+            self._write_audit(who, "reload", "refused", mistakes=str(error).splitlines())
+            raise
+        self._write_audit(who, "reload", "done", configuration=digest)
+        log.info("reloaded by %s: configuration %s is in force", who, digest[:12])
+        self._subscribers.publish(Reloaded(time.time(), digest))
+        return digest
+
+    def _reload(self, path: str) -> str:
+        worker = self._running()
+        if not path:
+            raise UsageError("the configuration came from no file: say which one to take")
+        node = node_of(Config.load(path), self._name)
+        _refuse_moves(self._node, node)
+        try:
+            self._control.take(node)
+        except (ValueError, OverflowError) as error:
+            raise UsageError(f"{path}: {error}") from error
+        worker.set_keys(node.keys)
+        self._node = node
+        if self._admin is not None:
+            self._admin.set_token(node.token)
+        warn(node)
+        return node.config.digest
+
+    def status(self) -> dict[str, Any]:
+        """The platform as this gateway sees it: what ``GET /api/v1/platform`` answers, see docs/operations.md."""
+        now = time.monotonic()
+        facts = {"state": self._state, "uptime": round(now - self._started_at, 3), "panic": self._monitor.panic(now)}
+        return status_of(self._node, self._monitor, self._slots, self.statistics(), now, facts)
+
+    def statistics(self) -> Mapping[str, Any]:
+        """The worker's counters since the start, see ``ubisip.core.engine.Engine.statistics``."""
+        return self._running().statistics()
+
+    def own_statistics(self) -> Mapping[str, Mapping[str, int]]:
+        """What the control thread counts: hooks' failures and answers, events lost by subscribers, its own faults."""
+        return {
+            "hook_failures": self._asking.failures,
+            "hook_answers": self._asking.answers,
+            "events_lost": {"subscription": self._subscribers.lost},
+            "control_errors": self._control.errors,
+        }
+
+    def silent_for(self) -> float:
+        """Seconds since the worker's last turn; it turns at least once a second."""
+        return max(0.0, time.monotonic() - float(self._running().statistics()["alive"]))
+
+    def ready(self) -> str:
+        """Empty when new calls are taken, else why not."""
+        return "" if self._state == "ready" else self._state
+
+    # What outlives the process
+
+    def _recall(self) -> None:
+        """Set the switches as they were before the restart."""
+        path = self._node.state_file("switches")
+        try:
+            record = read_record(path)
+            if record is not None:
+                self._monitor.from_record(record)
+        except (OSError, ValueError, AttributeError) as error:
+            log.error("the switches kept in %s are not taken over: %s", path, error)
+
+    def _remember(self) -> None:
+        path = self._node.state_file("switches")
+        try:
+            write_record(path, self._monitor.to_record())
+        except OSError as error:
+            log.error("the switches will not survive a restart: %s", error)
+
+    def _write_audit(self, who: str, what: str, result: str, **details: Any) -> None:
+        try:
+            self._audit.write(who, what, result, **details)
+        except OSError as error:
+            log.error("the audit log %s cannot be written: %s", self._audit.path, error)
+
+
+def _close(sockets: Sequence[socket.socket | None]) -> None:
+    for one in sockets:
+        if one is not None:
+            one.close()
+
+
+def _refuse_moves(old: Node, new: Node) -> None:
+    """What a running gateway cannot change.
+
+    :raises UsageError: the new configuration changes it.
+    """
+    for name in ("listen", "admin"):
+        before, after = getattr(old.gateway, name), getattr(new.gateway, name)
+        if before != after:
+            raise UsageError(f"{new.config.path}: {name} of {new.gateway.name} changed: this needs a restart")
