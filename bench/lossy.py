@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
+from typing import cast
 
 Address = tuple[str, int]
 
@@ -22,12 +23,11 @@ class Wire(asyncio.DatagramProtocol):
         self.chance = chance
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, source: Address) -> None:
         target = self.across.get(source)
         if target is not None and self.chance.random() >= self.loss:
-            assert isinstance(self.transport, asyncio.DatagramTransport)
             self.transport.sendto(data, target)
 
 
@@ -39,6 +39,7 @@ class LossyNetwork:
         self._wires = wires
         self._loss = loss
         self._chance = random.Random(seed)
+        self._transports: list[asyncio.DatagramTransport] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lossy network", daemon=True)
 
@@ -50,11 +51,17 @@ class LossyNetwork:
     async def _open(self) -> None:
         for here, left, right in self._wires:
             wire = partial(Wire, left, right, self._loss, self._chance)
-            await self._loop.create_datagram_endpoint(wire, local_addr=here)
+            transport, _ = await self._loop.create_datagram_endpoint(wire, local_addr=here)
+            self._transports.append(transport)
+
+    async def _close(self) -> None:
+        for transport in self._transports:
+            transport.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
