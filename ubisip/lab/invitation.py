@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from ubisip.core.message import Message
 from ubisip.lab.dialog import Dialog
 from ubisip.lab.nexthops import NextHops
+from ubisip.lab.tally import Call, Tally
 from ubisip.lab.transactions import ClientTransaction
 from ubisip.lab.udp import Address
 from ubisip.lab.useragent import UserAgent, within
@@ -23,24 +24,20 @@ NO_ANSWER = 0
 
 
 class Invitation:
-    """Sends an INVITE through one next hop after the other, each with a new branch, until one takes it.
+    """Sends the INVITE of *call* through one next hop after the other, each with a new branch, until one takes it."""
 
-    *on_ringing* is called once, at the first response that tells the caller something: above 100 and not 503.
-    """
-
-    def __init__(
-        self, ua: UserAgent, hops: NextHops, call_id: str, number: str, on_ringing: Callable[[], None]
-    ) -> None:
+    def __init__(self, ua: UserAgent, hops: NextHops, tally: Tally, call: Call, number: str) -> None:
         self.given_up = False
         """The caller has hung up before the answer."""
         self._ua = ua
         self._hops = hops
         self._number = number
-        self._on_ringing: Callable[[], None] | None = on_ringing
+        self._tally = tally
+        self._call = call
         self._tag = new_tag()
         host = ua.sent_by.partition(":")[0]
         caller, called = f"<sip:{ua.name}@{host}>;tag={self._tag}", f"<sip:{number}@{host}>"
-        self._request = Request("INVITE", "", call_id, caller, called, 1, contact=ua.contact, body=SDP)
+        self._request = Request("INVITE", "", call.call_id, caller, called, 1, contact=ua.contact, body=SDP)
         self._active: ClientTransaction | None = None
         self._cancelled: set[str] = set()
         self._dialogs: dict[str, Dialog] = {}
@@ -65,6 +62,7 @@ class Invitation:
         finally:
             if self._active:
                 self._active.stop()
+                self._active = None
             _settle(self._outcome, NO_ANSWER)  # whoever answers from now on is hung up on
         return outcome
 
@@ -91,7 +89,7 @@ class Invitation:
         if self._active:
             self._active.stop()
         self._reset()
-        self._hops.used[hop] += 1
+        self._tally.attempt(self._call, hop)
         request = replace(self._request, uri=f"sip:{self._number}@{hop[0]}:{hop[1]}")
         self._active = self._ua.attempt(request, hop, self._receive)
 
@@ -99,9 +97,8 @@ class Invitation:
         if response is None:
             return  # timer B: the way through this hop is silent
         status = response.status
-        if status > 100 and status != 503 and self._on_ringing:
-            self._on_ringing()
-            self._on_ringing = None
+        if status > 100 and status != 503:
+            self._tally.ring(self._call)
         if 200 <= status < 300:
             self._answered(attempt, response)
         elif attempt is not self._active:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ubisip.lab.udp import Address
@@ -19,8 +18,6 @@ class NextHops:
     """
 
     def __init__(self, first: Sequence[Address], second: Sequence[Address] = (), rest: float = REST) -> None:
-        self.used: Counter[Address] = Counter()
-        """INVITEs of new calls sent to each, every attempt counted."""
         self._tiers = (list(first), list(second))
         self._rest = rest
         self._silent: dict[Address, float] = {}

@@ -62,15 +62,26 @@ class Party(UserAgent):
         self.behaviour = behaviour or Behaviour()
         self.carried: dict[str, str] = {}
         """The calls it takes part in now: ``out`` or ``in`` by Call-ID."""
-        self.arrived = 0
-        """New calls that came in."""
+        self.new = 0
+        """Calls placed and calls that came in, since the start."""
         self._random = random.Random(f"{seed} {name}")
         self._invitations: dict[str, Invitation] = {}
+        self._placing: asyncio.Task[None] | None = None
 
     # ---- calls that it places
 
-    async def place_calls(self, rate: float, numbers: Sequence[str]) -> None:
-        """Place *rate* calls a second, to *numbers* in turn, until cancelled."""
+    def start_calls(self, rate: float, numbers: Sequence[str]) -> None:
+        """Place *rate* calls a second, to *numbers* in turn, until stop_calls()."""
+        self.stop_calls()
+        self._placing = asyncio.get_running_loop().create_task(self._place_calls(rate, numbers))
+
+    def stop_calls(self) -> None:
+        """Place no more calls; those in progress go on."""
+        if self._placing:
+            self._placing.cancel()
+            self._placing = None
+
+    async def _place_calls(self, rate: float, numbers: Sequence[str]) -> None:
         loop = asyncio.get_running_loop()
         start, placed = loop.time() + self._random.random() / rate, 0
         while True:
@@ -82,7 +93,8 @@ class Party(UserAgent):
         """One call from its INVITE to its end."""
         call = self.tally.place(f"{secrets.token_hex(10)}@{self.name}")
         self.carried[call.call_id] = "out"
-        invitation = Invitation(self, self.hops, call.call_id, number, lambda: self.tally.ring(call))
+        self.new += 1
+        invitation = Invitation(self, self.hops, self.tally, call, number)
         self._invitations[call.call_id] = invitation
         hops = self.hops.order(asyncio.get_running_loop().time())
         outcome = await invitation.run(hops, self.behaviour.patience)
@@ -94,6 +106,7 @@ class Party(UserAgent):
 
     def forget(self) -> None:
         super().forget()
+        self.stop_calls()
         self._invitations.clear()
         self.carried.clear()
 
@@ -135,7 +148,7 @@ class Party(UserAgent):
     # ---- calls that come to it
 
     def on_invite(self, transaction: ServerTransaction) -> None:
-        self.arrived += 1
+        self.new += 1
         self.spawn(self._answer(transaction))
 
     async def _answer(self, transaction: ServerTransaction) -> None:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+
+from ubisip.lab.udp import Address
 
 SEEN = 200_000
 """Call-IDs remembered to find calls that reach two servers; the oldest goes first."""
@@ -17,6 +19,11 @@ class Call:
 
     call_id: str
     placed: float
+    hop: Address | None = None
+    """The gateway it entered through, the last one tried."""
+    attempts: int = 0
+    """Gateways tried."""
+    rung: bool = False
     answered: bool = False
 
 
@@ -37,6 +44,9 @@ class Tally:
     delays: list[float] = field(default_factory=list)
     """Post-dial delays since take_delays(), in seconds: INVITE to the first response above 100 (RFC 6076, 4.3.1)."""
     worst_delay: float = 0.0
+    """Worst post-dial delay of the calls whose first gateway answered, in seconds."""
+    worst_retried: float = 0.0
+    """Worst post-dial delay of those that needed another gateway."""
     calls: dict[str, Call] = field(default_factory=dict)
     """In progress, by Call-ID."""
     faults: dict[str, list[str]] = field(default_factory=dict)
@@ -45,6 +55,8 @@ class Tally:
     """Calls that were carried by a user agent when it died."""
     twice: dict[str, list[str]] = field(default_factory=dict)
     """Names of the servers that saw an INVITE of the same call, by Call-ID, where there are several."""
+    tried: Counter[Address] = field(default_factory=Counter)
+    """First INVITEs sent to each gateway."""
     _seen: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
     @property
@@ -60,14 +72,26 @@ class Tally:
     def place(self, call_id: str) -> Call:
         """A new call leaves its caller."""
         self.placed += 1
-        call = self.calls[call_id] = Call(call_id, asyncio.get_running_loop().time())
+        call = self.calls[call_id] = Call(call_id, time.monotonic())
         return call
 
+    def attempt(self, call: Call, hop: Address) -> None:
+        """The call is sent through a gateway."""
+        call.hop = hop
+        call.attempts += 1
+        self.tried[hop] += 1
+
     def ring(self, call: Call) -> None:
-        """The caller hears something."""
-        delay = asyncio.get_running_loop().time() - call.placed
+        """The caller hears something; only the first time counts."""
+        if call.rung:
+            return
+        call.rung = True
+        delay = time.monotonic() - call.placed
         self.delays.append(delay)
-        self.worst_delay = max(self.worst_delay, delay)
+        if call.attempts > 1:
+            self.worst_retried = max(self.worst_retried, delay)
+        else:
+            self.worst_delay = max(self.worst_delay, delay)
 
     def answer(self, call: Call) -> None:
         """The call is answered."""

@@ -50,7 +50,7 @@ class Retransmission:
         self._data = data
         self._destination = destination
         self._limit = limit
-        self._expired = expired
+        self._expired: Callable[[], None] = expired
         self._loop = asyncio.get_running_loop()
         self._interval = owner.timers.t1
         now = self._loop.time()
@@ -61,6 +61,7 @@ class Retransmission:
     def stop(self) -> None:
         """No more retransmissions, and no expiry."""
         self._timer.cancel()
+        self._expired = _nothing  # else it and its transaction would hold each other in memory
 
     def slow_down(self) -> None:
         """A provisional response came to a request other than INVITE: go on every T2 (section 17.1.2.2)."""
@@ -69,11 +70,16 @@ class Retransmission:
     def _fire(self) -> None:
         now = self._loop.time()
         if now >= self._deadline:
-            self._expired()
+            expired, self._expired = self._expired, _nothing
+            expired()
             return
         self._interval = min(2 * self._interval, self._limit)
         self._timer = self._loop.call_at(min(now + self._interval, self._deadline), self._fire)
         self._owner.send(self._data, self._destination)
+
+
+def _nothing() -> None:
+    pass
 
 
 class ClientTransaction:

@@ -61,6 +61,11 @@ class UserAgent:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._socket: UdpSocket | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its socket is bound."""
+        return self._socket is not None and not self._socket.closed
+
     def open(self) -> None:
         """Bind the socket.
 
