@@ -22,8 +22,8 @@ SUPPRESS = 2500.0
 REUSE = 750.0
 """A held destination is free again once its penalty has decayed to this: at most 134 s after it was held."""
 MOMENT = 0.1
-"""Seconds. Attempts that fail silently, or with 503, within one moment are one failure: what loses 200 calls in
-10 ms is one event, and one event is not `fall` failures. Refusals are each counted: the peer's host made them."""
+"""Seconds. Silences and 503s within one moment are one failure: what loses 200 calls in 10 ms is one event, and one
+event is not `fall` failures. Refusals are each counted: the peer's host made them."""
 MAX_REST = 3600.0
 """Seconds. The longest Retry-After that is believed: a mistaken one must not retire a server for ever."""
 DEGRADED_WEIGHT = 0.5
@@ -91,6 +91,7 @@ KEEP, CLEAR, RISE, FALL = Count
 
 USABLE = frozenset({UNKNOWN, UP, DEGRADED, FALLING})
 """States in which new calls may be sent."""
+FAILURES = frozenset({FAIL, LOST})
 
 # Real traffic speaks only where calls are sent: in DOWN, RISING and HELD, probes alone decide.
 TABLE: Mapping[tuple[State, Event], Cell] = {
@@ -193,7 +194,8 @@ class Sample:
     retry_after: float = 0.0
     """Seconds it asked to rest; with BUSY only."""
     sent_at: float | None = None
-    """When the request left; None: not known. A failure from before the last recovery says nothing of today."""
+    """When the request left; None: not known. Silence about a request from before the last recovery, or from before
+    other attempts were served, is a lost datagram: it says nothing of today."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,8 @@ class Health:
     penalty_at: float = 0.0
     failed_at: float = -math.inf
     """When the last failure was counted."""
+    served_at: float = -math.inf
+    """By when real traffic was last known to be served."""
     rest_until: float = -math.inf
     """Until when it asked to be left alone (503 with Retry-After)."""
     recovered_at: float | None = None
@@ -277,11 +281,21 @@ def pardon(health: Health) -> Health:
 
 
 def _says_nothing(health: Health, sample: Sample, now: float) -> bool:
-    if sample.verdict is LOST and not sample.hard and now - health.failed_at < MOMENT:
+    if sample.verdict not in FAILURES:
+        return sample.verdict is INCONCLUSIVE
+    if not sample.hard and health.state in USABLE and now - health.failed_at < MOMENT:
         return True
-    if sample.verdict in (FAIL, LOST) and sample.sent_at is not None and health.recovered_at is not None:
-        return sample.sent_at < health.recovered_at
-    return sample.verdict is INCONCLUSIVE
+    return sample.sent_at is not None and sample.sent_at < _newest_proof(health, sample)
+
+
+def _newest_proof(health: Health, sample: Sample) -> float:
+    """Requests sent before this moment prove nothing by failing.
+
+    Passes do not count: who answers OPTIONS and is silent to calls is out of order. Successes are told up to a
+    MOMENT after they happened. A refusal or a 503 is the peer's word, not a lost datagram.
+    """
+    recovered = -math.inf if health.recovered_at is None else health.recovered_at
+    return recovered if sample.hard or sample.answered else max(recovered, health.served_at - MOMENT)
 
 
 def _reused(health: Health, now: float) -> Health:
@@ -302,6 +316,7 @@ def _stepped(health: Health, sample: Sample, settings: Settings, now: float) -> 
         passes=passes,
         failures=failures,
         failed_at=now if cell.counters is FALL else health.failed_at,
+        served_at=now if sample.verdict is SERVED else health.served_at,
         rest_until=_rest_until(health, sample, now),
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ubisip.health import evidence
 from ubisip.health.machine import (
+    FAILURES,
     USABLE,
     Health,
     Sample,
@@ -26,7 +27,7 @@ from ubisip.health.machine import (
     usable,
     weight,
 )
-from ubisip.health.observer import FAILURES, Case, Group, Observer, Testimony, note
+from ubisip.health.observer import Case, Group, Observer, Testimony, note
 from ubisip.platform import DestinationState, Kind, Switch
 
 SPREAD = 0.25
@@ -137,8 +138,9 @@ class Monitor:
         it = self._targets.get(name)
         if it is None:
             return None
-        it.waiting = False
-        return self._take(it, evidence.probe(status, round_trip, self._settings.timeout, retry_after=retry_after), now)
+        sent_at, it.waiting = it.sent_at if it.waiting else None, False
+        sample = evidence.probe(status, round_trip, self._settings.timeout, retry_after=retry_after, sent_at=sent_at)
+        return self._take(it, sample, now)
 
     def observe(self, name: str, sample: Sample, now: float) -> Change | None:
         """Evidence from real traffic, see :func:`ubisip.health.evidence.attempt`."""
@@ -218,9 +220,10 @@ class Monitor:
 
     def _interval(self, it: _Target) -> float:
         state = it.health.state
-        if state in (State.FALLING, State.RISING) or it.urgent:
-            return self._settings.fast_interval
-        return self._settings.down_interval if state in (State.DOWN, State.HELD) else self._settings.interval
+        if state in (State.DOWN, State.HELD):
+            return self._settings.down_interval
+        changing = state in (State.FALLING, State.RISING)
+        return self._settings.fast_interval if changing or it.urgent else self._settings.interval
 
 
 def _kind(it: _Target) -> Kind:

@@ -2,8 +2,9 @@
 """Whether the observer itself is sick, and so abstains (DESIGN section 7).
 
 Two signs: the control loop lags, or most unrelated destinations fail at once. Destinations are unrelated when they
-differ in site or kind; one (kind, site) is a group, and a group fails when more than half of its usable members do.
-A sick observer may suspect (FALLING), it may not condemn (DOWN): the caller drops the sample that would.
+differ in site or kind; one (kind, site) is a group, and a group fails when more than half of its usable members do:
+what one switch or one power supply takes down together says nothing about us. A sick observer may suspect
+(FALLING), it may not condemn (DOWN): the caller drops the sample that would.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from ubisip.health.machine import Sample, Settings, State, Verdict
+from ubisip.health.machine import FAILURES, Sample, Settings, State, Verdict
 from ubisip.platform import Kind
 
 LAG_LIMIT = 0.1
@@ -21,8 +22,6 @@ LAG_LIMIT = 0.1
 
 Group = tuple[Kind, str]
 """Kind and site: what fails together by its own cause."""
-
-FAILURES = frozenset({Verdict.FAIL, Verdict.LOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +61,42 @@ def note(testimony: Testimony, sample: Sample, now: float) -> Testimony:
 
 
 def suspect_ourselves(case: Case, now: float, window: float) -> bool:
-    """More than half of the groups that can bear witness fail at once, within *window* seconds.
+    """Whether the failures of the last *window* seconds look like our own fault rather than the accused's.
 
-    A group bears witness by failing too, or by an answer newer than the first failure of the accused. For a hard
-    failure every group counts, heard or not: lost datagrams make silence, they never make an ICMP error.
+    Only when there are unrelated destinations to compare with. A hard failure is doubted when more than half of all
+    groups fail at once. Silence, which lost datagrams make as well, is doubted also when nobody was heard since the
+    accused began to fail, when more than half of the groups fail that failed or were heard since then, and when
+    every site of the accused's kind fails at once.
     """
     members = defaultdict(list)
     for testimony in case.usable:
         members[testimony.group].append(testimony)
     if len(members) < 2:
         return False
-    since = now if case.accused.failing_since is None else case.accused.failing_since
     failing = {group for group, them in members.items() if 2 * sum(t.failing(now, window) for t in them) > len(them)}
+    if case.sample.hard:
+        return 2 * len(failing) > len(members)
+    since = now if case.accused.failing_since is None else case.accused.failing_since
     heard = {group for group, them in members.items() if any(t.answered_at >= since for t in them)}
-    witnesses = len(members) if case.sample.hard else len(failing | heard)
-    return 2 * len(failing) > witnesses
+    same_kind = {group for group in members if group[0] is case.accused.group[0]}
+    return not heard or 2 * len(failing) > len(failing | heard) or 1 < len(same_kind) == len(same_kind & failing)
 
 
 class Observer:
-    """Remembers lag and episodes of doubt.
+    """Remembers lag, and the episode of doubt.
 
-    Doubt for want of company lasts while nobody at all answers; once somebody does, we evidently hear, and after
-    one more round of probes (`interval` + `timeout`) those that are still silent are taken at their word.
+    Doubt lasts while nobody at all answers. Once somebody does, we evidently hear, and after one more round of probes
+    (`interval` + `timeout`) those that are still silent are taken at their word.
     """
 
     def __init__(self) -> None:
         self._blind_until = -math.inf
-        self._doubted_since = -math.inf
-        self._doubted_at = -math.inf
+        self._began = -math.inf
+        """When the first suspicion of the episode arose."""
+        self._last = -math.inf
+        """When its last did; the episode is over a round later."""
+        self._heard_since: float | None = None
+        """When somebody was first heard in it."""
 
     def lagged(self, seconds: float, settings: Settings, now: float) -> None:
         """The control loop woke *seconds* late; what it timed in that while is worth nothing."""
@@ -100,30 +107,44 @@ class Observer:
         """Why the observer abstains at *now*: ``lag``, ``most targets fail``, or empty."""
         if now < self._blind_until:
             return "lag"
-        return "most targets fail" if now - self._doubted_at <= _round(settings) else ""
+        doubting = now - self._last <= _round(settings) and not self._exhausted(settings, now)
+        return "most targets fail" if doubting else ""
 
     def doubts(self, case: Case, settings: Settings, now: float) -> bool:
         """Whether the transition must not be made."""
         if case.after in (State.FALLING, State.UP, State.RISING):
             return False
-        if now < self._blind_until and self._hangs_on_our_clock(case.sample):
+        if now < self._blind_until and _hangs_on_our_clock(case.sample):
             return True
-        if case.sample.answered or not suspect_ourselves(case, now, _round(settings)):
+        if case.sample.answered:
             return False
-        return self._may_still_doubt(case, settings, now)
-
-    @staticmethod
-    def _hangs_on_our_clock(sample: Sample) -> bool:
-        return sample.verdict is Verdict.WARN or not (sample.answered or sample.hard)
-
-    def _may_still_doubt(self, case: Case, settings: Settings, now: float) -> bool:
-        if now - self._doubted_at > _round(settings):
-            self._doubted_since = now
-        heard = any(testimony.answered_at > self._doubted_since for testimony in case.usable)
-        if heard and now - self._doubted_since > _round(settings):
+        if suspect_ourselves(case, now, _round(settings)):
+            self._suspect(settings, now)
+        elif case.sample.hard or _sent(case.sample, settings, now) > self._last:
             return False
-        self._doubted_at = now
-        return True
+        self._listen(case, now)
+        return not self._exhausted(settings, now)
+
+    def _suspect(self, settings: Settings, now: float) -> None:
+        if now - self._last > _round(settings):
+            self._began, self._heard_since = now, None
+        self._last = now
+
+    def _listen(self, case: Case, now: float) -> None:
+        if self._heard_since is None and any(testimony.answered_at > self._began for testimony in case.usable):
+            self._heard_since = now
+
+    def _exhausted(self, settings: Settings, now: float) -> bool:
+        return self._heard_since is not None and now - self._heard_since > _round(settings)
+
+
+def _hangs_on_our_clock(sample: Sample) -> bool:
+    return sample.verdict is Verdict.WARN or not (sample.answered or sample.hard)
+
+
+def _sent(sample: Sample, settings: Settings, now: float) -> float:
+    """When the request left: what we sent while we were deaf proves nothing after we hear again."""
+    return now - settings.timeout if sample.sent_at is None else sample.sent_at
 
 
 def _round(settings: Settings) -> float:

@@ -1,0 +1,548 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The health machine in virtual time: evidence sequences and the states they lead to (DESIGN section 7)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ubisip.health import machine
+from ubisip.health.machine import (
+    DEGRADED_WEIGHT,
+    HALF_LIFE,
+    MAX_REST,
+    MOMENT,
+    PENALTY,
+    REUSE,
+    SUPPRESS,
+    TABLE,
+    USABLE,
+    Damping,
+    Health,
+    Sample,
+    State,
+    Transition,
+    Verdict,
+    advance,
+    pardon,
+    penalty,
+    ramp,
+    usable,
+    weight,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    interval: float = 2.0
+    fast_interval: float = 0.5
+    down_interval: float = 2.0
+    timeout: float = 1.0
+    fall: int = 2
+    rise: int = 3
+    slow_start: float = 10.0
+
+
+DEFAULT = Settings()
+LETTERS = {
+    "p": Sample(Verdict.PASS, "sip.200", answered=True),
+    "w": Sample(Verdict.WARN, "slow", answered=True),
+    "f": Sample(Verdict.FAIL, "timeout"),
+    "h": Sample(Verdict.FAIL, "icmp", hard=True),
+    "s": Sample(Verdict.SERVED, "traffic", answered=True),
+    "l": Sample(Verdict.LOST, "silent"),
+    "r": Sample(Verdict.LOST, "icmp", hard=True),
+    "b": Sample(Verdict.BUSY, "sip.503", answered=True, retry_after=5.0),
+    "i": Sample(Verdict.INCONCLUSIVE, "lag"),
+}
+STATES = {
+    "?": State.UNKNOWN,
+    "U": State.UP,
+    "G": State.DEGRADED,
+    "F": State.FALLING,
+    "D": State.DOWN,
+    "R": State.RISING,
+    "H": State.HELD,
+}
+SYMBOL = {state: symbol for symbol, state in STATES.items()}
+
+
+def walk(evidence: str, settings: Settings = DEFAULT, step: float = 1.0, start: Health | None = None) -> list[Health]:
+    """The health after each letter, *step* seconds apart."""
+    moments = itertools.count(0.0, step)
+    healths = [start or Health()]
+    for letter, now in zip(evidence, moments, strict=False):
+        healths.append(advance(healths[-1], LETTERS[letter], settings, now)[0])
+    return healths[1:]
+
+
+def states(healths: list[Health]) -> str:
+    return "".join(SYMBOL[health.state] for health in healths)
+
+
+# Evidence a second apart, and the state after each; fall 2, rise 3.
+DEFAULT_ROWS = """
+p U            w G            f F            h F            s U            l F            r F            b U
+i ?            ii ??          ip ?U         pp UU          pppp UUUU      ff FD          hh FD          ll FD
+rr FD          fl FD          lf FD          rh FD          fr FD          lr FD          hl FD          fh FD
+pf UF          pff UFD        pfff UFDD      pl UF          pll UFD        prr UFD        plf UFD        pfr UFD
+pfp UFU        pfpf UFUF      pfpff UFUFD    pfs UFU        pfsf UFUF      pfsff UFUFD    plsl UFUF      plslsl UFUFUF
+plpl UFUF      prsr UFUF      prsrr UFUFD    pfb UFU        pfbf UFUF      pfi UFF        pfif UFFD      pfiif UFFFD
+pi UU          pif UUF        piff UUFD      fi FF          fif FFD        fp FU          fs FU          fw FG
+fb FU          fpff FUFD      fsff FUFD      wf GF          wff GFD        wp GG          wpp GGG        wppp GGGU
+wpwppp GGGGGU  wpfp GGFU      ws GG          wsss GGGG      wb GG          wi GG          wl GF          wll GFD
+wrr GFD        wpppf GGGUF    pw UG          pwppp UGGGU    pwff UGFD      pfw UFG        pfwppp UFGGGU  pfwf UFGF
+sf UF          sff UFD        sp UU          sw UG          ss UU          sl UF          sll UFD        bf UF
+bff UFD        bp UU          bs UU          bb UU          ffp FDR        ffpp FDRR      ffppp FDRRU    ffpppp FDRRUU
+fff FDD        ffff FDDD      fffp FDDR      fffppp FDDRRU  ffpf FDRD      ffpfp FDRDR    ffppf FDRRD
+ffppfppp FDRRDRRU
+ffpfppp FDRDRRU             ffpi FDRR      ffpippp FDRRRUU             ffpipp FDRRRU
+ffi FDD        ffippp FDDRRU
+ffs FDD        ffsss FDDDD    ffsppp FDDRRU  ffps FDRR      ffpspp FDRRRU  ffpsss FDRRRR  ffl FDD        ffr FDD
+ffpl FDRR      ffplpp FDRRRU  ffpr FDRR      ffprpp FDRRRU  ffplpr FDRRRR  ffb FDD        ffbppp FDDRRU  ffpb FDRR
+ffpbpp FDRRRU  ffw FDR        ffwww FDRRG    ffpww FDRRG    ffwwp FDRRU    ffppw FDRRG    ffwf FDRD      ffwpp FDRRU
+rrppp FDRRU    llppp FDRRU    hhppp FDRRU    rrsss FDDDD    llsppp FDDRRU  pppff UUUFD    pppfp UUUFU    pppfpf UUUFUF
+pffppp UFDRRU  pffpppf UFDRRUF               pffpppp UFDRRUU               pffpppw UFDRRUG              pffppps UFDRRUU
+pffpppfp UFDRRUFU             pffpppfs UFDRRUFU             pffpppls UFDRRUFU             pffpppi UFDRRUU
+"""
+
+# The same with other thresholds: fall, rise, then evidence and states.
+THRESHOLD_ROWS = """
+1 1 p U        1 1 f D        1 1 l D        1 1 r D        1 1 fp DU      1 1 pf UD      1 1 pfp UDU    1 1 fw DG
+1 1 w G        1 1 wp GU      1 1 wf GD      1 1 ws GG      1 1 pfsp UDDU  1 1 fip DDU    1 1 fl DD      1 1 fb DD
+1 2 pfpp UDRU  1 2 pfpfpp UDRDRU             1 2 pfpw UDRG                 1 2 pfwp UDRU  1 2 wpp GGU    1 2 pfipp UDDRU
+3 1 pfff UFFD  3 1 pffp UFFU  3 1 pffs UFFU  3 1 pffpff UFFUFF             3 1 pfffp UFFDU               3 1 plll UFFD
+3 1 prlf UFFD  3 1 pffiif UFFFFD             3 1 pffw UFFG                 3 1 wpffp GUFFU               3 1 pffb UFFU
+3 2 pfffpp UFFDRU              3 2 pfffpfpp UFFDRDRU        3 2 pffpfff UFFUFFD           3 2 ffsfff FFUFFD
+5 5 pffff UFFFF                5 5 pfffff UFFFFD            5 5 pfffffpppp UFFFFDRRRR     5 5 pfffffppppp UFFFFDRRRRU
+5 5 rrrrr FFFFD                5 5 rrrrs FFFFU              5 5 lllllppppf FFFFDRRRRD     5 5 wpppp GGGGG
+"""
+
+# Flapping, fall 1, rise 1, evidence a second apart: the third crossing holds it back.
+HELD_ROWS = """
+pfp UDU        pfpf UDUH      pfpfp UDUHH    pfpfpppp UDUHHHHH              pfpffff UDUHHHH               pfpfw UDUHH
+pfpfs UDUHH    pfpfl UDUHH    pfpfr UDUHH    pfpfb UDUHH    pfpfi UDUHH    fpf DUH        fpfp DUHH      flpl DDUH
+fwf DGH        fwfp DGHH      fwfw DGHH      pfppfp UDUUHH  prpr UDUH      plpl UDUH      pflpb UDDUU    pfpsf UDUUH
+"""
+
+
+def rows(text: str, width: int) -> list[tuple[str, ...]]:
+    words = text.split()
+    assert len(words) % width == 0
+    return [tuple(words[i : i + width]) for i in range(0, len(words), width)]
+
+
+@pytest.mark.parametrize(("evidence", "expected"), rows(DEFAULT_ROWS, 2))
+def test_evidence_leads_to_states(evidence: str, expected: str) -> None:
+    assert states(walk(evidence)) == expected
+
+
+@pytest.mark.parametrize(("fall", "rise", "evidence", "expected"), rows(THRESHOLD_ROWS, 4))
+def test_thresholds_are_the_settings(fall: str, rise: str, evidence: str, expected: str) -> None:
+    assert states(walk(evidence, Settings(fall=int(fall), rise=int(rise)))) == expected
+
+
+@pytest.mark.parametrize(("evidence", "expected"), rows(HELD_ROWS, 2))
+def test_flapping_is_held(evidence: str, expected: str) -> None:
+    assert states(walk(evidence, Settings(fall=1, rise=1))) == expected
+
+
+# The table once more, as the figure in docs/health.md has it. S and R: penalty at SUPPRESS, at REUSE.
+BELOW = """
+   p w f s l b i S R
+?  U G F U F U ? ? ?
+U  U G F U F U U H U
+G  G G F G F G G H G
+F  U G F U F U F F F
+D  R R D D D D D H D
+R  R R D R R R R R R
+H  H H H H H H H H D
+"""
+REACHED = """
+   p w f s l b i S R
+?  U G D U D U ? ? ?
+U  U G D U D U U H U
+G  U G D G D G G H G
+F  U G D U D U F F F
+D  U G D D D D D H D
+R  U G D R R R R R R
+H  H H H H H H H H D
+"""
+DAMPING = {"S": Damping.SUPPRESS, "R": Damping.REUSE}
+
+
+def cells(figure: str) -> list[tuple[str, str, str]]:
+    head, *lines = figure.strip().splitlines()
+    events = head.split()
+    return [(line[0], event, cell) for line in lines for event, cell in zip(events, line.split()[1:], strict=True)]
+
+
+def test_the_table_has_every_cell_and_no_other() -> None:
+    assert set(TABLE) == set(itertools.product(State, [*Verdict, *Damping]))
+
+
+@pytest.mark.parametrize(("state", "event", "expected"), cells(BELOW))
+def test_cell_below_its_threshold(state: str, event: str, expected: str) -> None:
+    key = DAMPING.get(event) or LETTERS[event].verdict
+    assert SYMBOL[TABLE[STATES[state], key].below] == expected
+    if event in LETTERS:
+        settings = Settings(fall=99, rise=99)
+        assert (
+            states(walk(event, settings, start=Health(STATES[state], penalty=10 * SUPPRESS * (state == "H"))))
+            == expected
+        )
+
+
+@pytest.mark.parametrize(("state", "event", "expected"), cells(REACHED))
+def test_cell_at_its_threshold(state: str, event: str, expected: str) -> None:
+    key = DAMPING.get(event) or LETTERS[event].verdict
+    assert SYMBOL[TABLE[STATES[state], key].reached] == expected
+    if event in LETTERS:
+        settings = Settings(fall=1, rise=1)
+        assert (
+            states(walk(event, settings, start=Health(STATES[state], penalty=10 * SUPPRESS * (state == "H"))))
+            == expected
+        )
+
+
+@pytest.mark.parametrize("state", State)
+def test_inconclusive_changes_nothing_at_all(state: State) -> None:
+    health = Health(state, passes=1, failures=1, penalty=10.0)
+    assert advance(health, LETTERS["i"], DEFAULT, 1e6) == (health, None)
+
+
+# Attempts within one moment: times in milliseconds after the first, and the states.
+@pytest.mark.parametrize(
+    ("evidence", "milliseconds", "expected"),
+    [
+        ("ll", [0, 10], "FF"),
+        ("ll", [0, 99], "FF"),
+        ("ll", [0, 100], "FD"),
+        ("lll", [0, 50, 99], "FFF"),
+        ("lll", [0, 60, 120], "FFD"),
+        ("l" * 200, [i * 0.05 for i in range(200)], "F" * 200),
+        ("rr", [0, 0], "FD"),
+        ("rr", [0, 1], "FD"),
+        ("lr", [0, 1], "FD"),
+        ("rl", [0, 1], "FF"),
+        ("lf", [0, 1], "FF"),
+        ("lf", [0, 100], "FD"),
+        ("lh", [0, 1], "FD"),
+        ("hh", [0, 0], "FD"),
+        ("fl", [0, 1], "FF"),
+        ("flf", [0, 1, 2], "FFF"),
+        ("flf", [0, 1, 100], "FFD"),
+        ("lsl", [0, 10, 20], "FUU"),
+        ("lslll", [0, 10, 20, 100, 200], "FUUFD"),
+        ("lsr", [0, 10, 20], "FUF"),
+        ("ll", [0, -5], "FF"),
+    ],
+)
+def test_what_is_lost_in_one_moment_is_one_failure(evidence: str, milliseconds: list[float], expected: str) -> None:
+    health, seen = Health(), ""
+    for letter, after in zip(evidence, milliseconds, strict=True):
+        health, _ = advance(health, LETTERS[letter], DEFAULT, 50.0 + after / 1000)
+        seen += SYMBOL[health.state]
+    assert seen == expected
+
+
+def test_503_without_retry_after_counts_once_a_moment_too() -> None:
+    overloaded = Sample(Verdict.LOST, "sip.503", answered=True)
+    health, _ = advance(Health(), overloaded, DEFAULT, 1.0)
+    health, _ = advance(health, overloaded, DEFAULT, 1.0 + MOMENT / 2)
+    assert health.state is State.FALLING
+    health, _ = advance(health, overloaded, DEFAULT, 1.0 + MOMENT)
+    assert health.state is State.DOWN
+
+
+@pytest.mark.parametrize(
+    ("asked", "rested"),
+    [(0.5, 0.5), (1, 1), (5, 5), (32, 32), (MAX_REST, MAX_REST), (1e9, MAX_REST), (math.inf, MAX_REST)],
+)
+@pytest.mark.parametrize("state", [State.UNKNOWN, State.UP, State.DEGRADED, State.FALLING])
+def test_retry_after_rests_exactly_that_long_without_going_down(state: State, asked: float, rested: float) -> None:
+    busy = Sample(Verdict.BUSY, "sip.503", answered=True, retry_after=asked)
+    health, change = advance(Health(state), busy, DEFAULT, 100.0)
+    assert health.state in USABLE
+    assert change is not None and change.rest == rested and not change.crossed
+    assert not usable(health, 100.0)
+    assert not usable(health, math.nextafter(100.0 + rested, 0))
+    assert usable(health, 100.0 + rested)
+    assert weight(health, DEFAULT, 100.0 + rested) == (DEGRADED_WEIGHT if state is State.DEGRADED else 1.0)
+
+
+@pytest.mark.parametrize("evidence", ["p", "s", "pppp", "w", "i", "pspsps"])
+def test_nothing_but_time_and_the_operator_ends_a_rest(evidence: str) -> None:
+    health = walk("b")[0]
+    for letter in evidence:
+        health, _ = advance(health, LETTERS[letter], DEFAULT, 1.0)
+    assert not usable(health, 4.999) and usable(health, 5.0)
+    assert usable(pardon(health), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "until"), [([(0, 5), (1, 5)], 6), ([(0, 5), (1, 1)], 5), ([(0, 5), (4, 10)], 14), ([(0, 1), (3, 1)], 4)]
+)
+def test_a_later_answer_may_lengthen_a_rest_but_not_shorten_it(asked: list[tuple[float, float]], until: float) -> None:
+    health = Health()
+    for now, seconds in asked:
+        health, _ = advance(health, Sample(Verdict.BUSY, retry_after=seconds, answered=True), DEFAULT, now)
+    assert health.rest_until == until
+
+
+def test_a_rest_is_told_once() -> None:
+    health, first = advance(Health(State.UP), LETTERS["b"], DEFAULT, 0.0)
+    health, second = advance(health, LETTERS["b"], DEFAULT, 1.0)
+    assert first == Transition(State.UP, State.UP, "sip.503", 0.0, rest=5.0)
+    assert second is None
+    _, third = advance(health, LETTERS["b"], DEFAULT, 20.0)
+    assert third is not None
+
+
+# A failure of a request that left before the last recovery; the recovery is at 10 s.
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (Sample(Verdict.LOST, "silent", sent_at=9.0), State.UP),
+        (Sample(Verdict.LOST, "silent", sent_at=10.0), State.FALLING),
+        (Sample(Verdict.LOST, "silent"), State.FALLING),
+        (Sample(Verdict.LOST, "icmp", hard=True, sent_at=9.9), State.UP),
+        (Sample(Verdict.LOST, "icmp", hard=True, sent_at=10.1), State.FALLING),
+        (Sample(Verdict.FAIL, "timeout", sent_at=9.5), State.UP),
+        (Sample(Verdict.FAIL, "timeout", sent_at=10.5), State.FALLING),
+    ],
+)
+def test_a_failure_from_before_the_recovery_is_old_news(sample: Sample, expected: State) -> None:
+    assert advance(Health(State.UP, recovered_at=10.0), sample, DEFAULT, 11.0)[0].state is expected
+
+
+# Silence about a request sent at that moment, when other attempts were told to be served at 10 s.
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (Sample(Verdict.LOST, "silent", sent_at=9.0), State.UP),
+        (Sample(Verdict.FAIL, "timeout", sent_at=9.0), State.UP),
+        (Sample(Verdict.LOST, "silent", sent_at=10.0 - MOMENT / 2), State.FALLING),
+        (Sample(Verdict.LOST, "silent", sent_at=11.0), State.FALLING),
+        (Sample(Verdict.LOST, "silent"), State.FALLING),
+        (Sample(Verdict.LOST, "icmp", hard=True, sent_at=9.0), State.FALLING),
+        (Sample(Verdict.LOST, "sip.503", answered=True, sent_at=9.0), State.FALLING),
+    ],
+)
+def test_a_call_lost_while_later_ones_were_served_is_a_lost_datagram(sample: Sample, expected: State) -> None:
+    health, _ = advance(Health(), LETTERS["s"], DEFAULT, 10.0)
+    assert advance(health, sample, DEFAULT, 10.5)[0].state is expected
+
+
+def test_a_pass_does_not_speak_for_calls() -> None:
+    health, _ = advance(Health(), LETTERS["p"], DEFAULT, 10.0)
+    assert advance(health, replace(LETTERS["l"], sent_at=9.5), DEFAULT, 10.5)[0].state is State.FALLING
+
+
+RAMP = [
+    (-1.0, 0.1),
+    (0.0, 0.1),
+    (0.5, 0.1),
+    (0.999, 0.1),
+    (1.0, 0.2),
+    (1.999, 0.2),
+    (2.5, 0.3),
+    (3.5, 0.4),
+    (4.5, 0.5),
+    (5.0, 0.6),
+    (6.5, 0.7),
+    (7.5, 0.8),
+    (8.5, 0.9),
+    (9.0, 1.0),
+    (10.0, 1.0),
+    (1e9, 1.0),
+]
+
+
+@pytest.mark.parametrize(("elapsed", "factor"), RAMP)
+def test_the_ramp_after_a_recovery_has_ten_steps(elapsed: float, factor: float) -> None:
+    assert ramp(Health(State.UP, recovered_at=100.0), DEFAULT, 100.0 + elapsed) == factor
+
+
+@pytest.mark.parametrize(("elapsed", "factor"), RAMP)
+def test_a_degraded_one_has_half_of_its_ramp(elapsed: float, factor: float) -> None:
+    health = Health(State.DEGRADED, recovered_at=100.0)
+    assert weight(health, DEFAULT, 100.0 + elapsed) == factor * DEGRADED_WEIGHT
+
+
+@pytest.mark.parametrize("evidence", ["", "p", "s", "pf", "pfp", "fp", "b"])
+def test_what_never_was_down_has_no_ramp(evidence: str) -> None:
+    health = ([Health(), *walk(evidence)])[-1]
+    assert [ramp(health, DEFAULT, now) for now in (0.0, 1.0, 100.0)] == [1.0, 1.0, 1.0]
+
+
+def test_no_ramp_without_slow_start() -> None:
+    assert ramp(Health(State.UP, recovered_at=0.0), Settings(slow_start=0.0), 0.0) == 1.0
+
+
+def test_a_stumble_on_the_ramp_does_not_start_it_anew() -> None:
+    recovered = walk("ffppp")[-1]
+    stumbled = walk("fp", start=recovered)[-1]
+    assert stumbled.state is State.UP and stumbled.recovered_at == recovered.recovered_at == 4.0
+
+
+def test_going_down_ends_the_ramp() -> None:
+    assert walk("ffpppff", Settings(slow_start=1.0))[-1].recovered_at is None
+
+
+@pytest.mark.parametrize(
+    ("evidence", "crossings"),
+    [
+        ("pp", 0),
+        ("ph", 0),
+        ("php", 0),
+        ("phh", 1),
+        ("phhhh", 1),
+        ("phhp", 1),
+        ("phhph", 1),
+        ("phhppp", 2),
+        ("pwp", 0),
+        ("b", 0),
+    ],
+)
+def test_each_crossing_between_usable_and_not_is_penalised_once(evidence: str, crossings: int) -> None:
+    health = walk(evidence, step=0.0)[-1]
+    assert penalty(health, 0.0) == crossings * PENALTY
+
+
+@pytest.mark.parametrize("halves", range(6))
+def test_the_penalty_halves_each_minute(halves: int) -> None:
+    health = Health(penalty=1000.0, penalty_at=7.0)
+    assert penalty(health, 7.0 + halves * HALF_LIFE) == pytest.approx(1000.0 / 2**halves)
+    assert penalty(health, 0.0) == 1000.0
+
+
+# Seconds between crossings, and whether the third or fourth is held: slow changes are no flapping.
+@pytest.mark.parametrize(
+    ("gap", "expected"),
+    [(1, "UDUH"), (10, "UDUH"), (15, "UDUH"), (25, "UDUD"), (60, "UDUD"), (300, "UDUD"), (3600, "UDUD")],
+)
+def test_only_quick_changes_are_flapping(gap: float, expected: str) -> None:
+    assert states(walk("pfpf", Settings(fall=1, rise=1), step=gap)) == expected
+
+
+FAST = Settings(fall=1, rise=1)
+HOLD_TIME = HALF_LIFE * math.log2((SUPPRESS + PENALTY) / REUSE)
+"""The longest: a crossing from just below SUPPRESS."""
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_held_one_is_free_when_the_penalty_has_decayed(alive: bool) -> None:
+    held = walk("pfpf", FAST, step=0.1)[-1]
+    assert held.state is State.HELD
+    letter = "p" if alive else "f"
+    early, change = advance(held, LETTERS[letter], FAST, 60.0)
+    assert early.state is State.HELD and change is None
+    late, change = advance(early, LETTERS[letter], FAST, HOLD_TIME + 1)
+    assert late.state is (State.UP if alive else State.DOWN)
+    assert change is not None and change.before is State.HELD
+    if alive:
+        assert ramp(late, FAST, HOLD_TIME + 1) == 0.1
+
+
+def test_release_takes_rise_passes_in_a_row() -> None:
+    held = replace(walk("ffpppff", Settings(fall=1), step=0.1)[-1], state=State.HELD)
+    released = walk("ppp", start=replace(held, passes=0, penalty=0.0))
+    assert states(released) == "RRU"
+
+
+def test_an_operator_may_release_a_held_one() -> None:
+    held = walk("pfpf", FAST, step=0.1)[-1]
+    assert advance(pardon(held), LETTERS["p"], FAST, 1.0)[0].state is State.UP
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        ("p", [("unknown", "up", "sip.200")]),
+        ("pp", [("unknown", "up", "sip.200")]),
+        ("pff", [("unknown", "up", "sip.200"), ("up", "falling", "timeout"), ("falling", "down", "timeout")]),
+        ("fr", [("unknown", "falling", "timeout"), ("falling", "down", "icmp")]),
+        ("w", [("unknown", "degraded", "slow")]),
+        ("ls", [("unknown", "falling", "silent"), ("falling", "up", "traffic")]),
+        ("i", []),
+    ],
+)
+def test_transitions_tell_before_after_and_why(evidence: str, expected: list[tuple[str, str, str]]) -> None:
+    health, told = Health(), []
+    for now, letter in enumerate(evidence):
+        health, change = advance(health, LETTERS[letter], DEFAULT, float(now))
+        if change is not None:
+            assert change.at == now
+            told.append((change.before.value, change.after.value, change.reason))
+    assert told == expected
+
+
+evidence_lists = st.lists(
+    st.tuples(st.sampled_from("pwfhslrbi"), st.floats(0.0, 90.0, allow_nan=False)), min_size=1, max_size=60
+)
+any_settings = st.builds(
+    Settings, fall=st.integers(1, 4), rise=st.integers(1, 4), slow_start=st.sampled_from([0.0, 3.0, 10.0])
+)
+
+
+@given(evidence_lists, any_settings)
+def test_invariants_hold_after_every_step(evidence: list[tuple[str, float]], settings: Settings) -> None:
+    health, now = Health(), 0.0
+    for letter, pause in evidence:
+        now += pause
+        before, (health, change) = health, advance(health, LETTERS[letter], settings, now)
+        assert usable(health, now) <= (health.state not in (State.DOWN, State.RISING, State.HELD))
+        assert 0.1 <= ramp(health, settings, now) <= 1.0
+        assert (health.state is State.FALLING) <= (0 < health.failures < settings.fall)
+        assert (health.state is State.RISING) <= (0 < health.passes < settings.rise)
+        assert 0.0 <= penalty(health, now) < SUPPRESS + PENALTY
+        assert (before.state is health.state) or change is not None
+        assert change is None or change.rest > 0 or change.before is not change.after
+        if before.state not in USABLE and health.state in USABLE:
+            assert letter in "pw", "only a probe brings a destination back"
+        if before.state in USABLE and health.state not in USABLE:
+            assert letter in "fhlr", "only a failure takes a destination out"
+
+
+@given(st.text("ps", min_size=1, max_size=50), any_settings)
+def test_what_only_passes_is_always_usable(evidence: str, settings: Settings) -> None:
+    health = Health()
+    for now, letter in enumerate(evidence):
+        health, _ = advance(health, LETTERS[letter], settings, now * 0.1)
+        assert usable(health, now * 0.1) and weight(health, settings, now * 0.1) == 1.0
+
+
+@given(evidence_lists, any_settings)
+def test_whatever_happened_passes_bring_it_back(evidence: list[tuple[str, float]], settings: Settings) -> None:
+    health, now = Health(), 0.0
+    for letter, pause in evidence:
+        now += pause
+        health, _ = advance(health, LETTERS[letter], settings, now)
+    for _ in range(100):
+        now += settings.interval
+        health, _ = advance(health, LETTERS["p"], settings, now)
+    assert health.state is State.UP and usable(health, now) and weight(health, settings, now) == 1.0
+
+
+@given(evidence_lists, any_settings)
+def test_fall_failures_in_a_row_take_it_out_whatever_happened(
+    evidence: list[tuple[str, float]], settings: Settings
+) -> None:
+    health, now = Health(), 0.0
+    for letter, pause in evidence:
+        now += pause
+        health, _ = advance(health, LETTERS[letter], settings, now)
+    for _ in range(settings.fall):
+        health, _ = advance(health, LETTERS["h"], settings, now)
+    assert health.state in (State.DOWN, State.HELD)
+
+
+def test_states_that_take_calls_are_those_of_the_design() -> None:
+    assert {State.UNKNOWN, State.UP, State.FALLING, State.DEGRADED} == USABLE
+    assert (machine.PENALTY, machine.HALF_LIFE, machine.SUPPRESS, machine.REUSE) == (1000.0, 60.0, 2500.0, 750.0)

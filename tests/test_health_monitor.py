@@ -1,0 +1,612 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The monitor in virtual time: schedule, evidence of probes and traffic, the operator's switch, self-doubt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ubisip.health.evidence import SERVED, attempt, probe
+from ubisip.health.machine import Sample, State, Verdict
+from ubisip.health.monitor import Change, Monitor
+from ubisip.health.observer import Group
+from ubisip.platform import DestinationState, Kind, Switch
+
+
+@dataclass(frozen=True)
+class Settings:
+    interval: float = 2.0
+    fast_interval: float = 0.5
+    down_interval: float = 4.0
+    timeout: float = 1.0
+    fall: int = 2
+    rise: int = 3
+    slow_start: float = 10.0
+
+
+SETTINGS = Settings()
+PA2, PA5 = "PA2", "PA5"
+PLATFORM: dict[str, Group] = {
+    **{f"pa2-tel{i}": (Kind.SERVER, PA2) for i in (1, 2, 3)},
+    **{f"pa5-tel{i}": (Kind.SERVER, PA5) for i in (1, 2, 3)},
+    **{f"sbc-{i}": (Kind.CARRIER, PA2) for i in (1, 2)},
+    **{f"sbc-{i}": (Kind.CARRIER, PA5) for i in (3, 4)},
+}
+SERVERS = [name for name in PLATFORM if "tel" in name]
+ONE = "pa2-tel1"
+REFUSED, SILENT = attempt("refused"), attempt("silent")
+
+
+def monitor(settings: Settings = SETTINGS, targets: dict[str, Group] | None = None) -> Monitor:
+    return Monitor(settings, PLATFORM if targets is None else targets, seed="pa2-gw1")
+
+
+def all_pass(it: Monitor, now: float, names: list[str] | None = None) -> None:
+    for name in names or list(PLATFORM):
+        it.probed(name, 200, 0.001, now)
+
+
+def state(it: Monitor, name: str = ONE) -> State:
+    return it.health(name).state
+
+
+def down(it: Monitor) -> set[str]:
+    return {name for name in PLATFORM if state(it, name) in (State.DOWN, State.RISING, State.HELD)}
+
+
+def lose(it: Monitor, names: list[str], sample: Sample, times: list[float]) -> None:
+    for now in times:
+        for name in names:
+            it.observe(name, sample, now)
+
+
+# -- evidence ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 202, 300, 302, 400, 401, 403, 404, 405, 407, 415, 420, 480, 481, 483, 486])
+@pytest.mark.parametrize("round_trip", [0.0, 0.5])
+def test_any_final_response_is_a_pass(status: int, round_trip: float) -> None:
+    assert probe(status, round_trip, 1.0) == Sample(Verdict.PASS, f"sip.{status}", answered=True)
+
+
+@pytest.mark.parametrize("status", [488, 493, 500, 501, 502, 504, 505, 513, 580, 600, 603, 604, 606])
+def test_errors_other_than_503_and_408_are_passes_too(status: int) -> None:
+    it = monitor()
+    it.probed(ONE, status, 0.01, 0.0)
+    assert state(it) is State.UP
+
+
+@pytest.mark.parametrize(
+    ("status", "sample"),
+    [
+        (0, Sample(Verdict.FAIL, "timeout")),
+        (-1, Sample(Verdict.FAIL, "icmp", hard=True)),
+        (408, Sample(Verdict.FAIL, "sip.408", answered=True)),
+        (503, Sample(Verdict.FAIL, "sip.503", answered=True)),
+    ],
+)
+def test_what_is_a_failed_probe(status: int, sample: Sample) -> None:
+    assert probe(status, 0.01, 1.0) == sample
+    it = monitor()
+    it.probed(ONE, status, 0.01, 0.0)
+    assert state(it) is State.FALLING
+
+
+@pytest.mark.parametrize(("round_trip", "verdict"), [(0.49, "pass"), (0.5, "pass"), (0.51, "warn"), (0.99, "warn")])
+def test_a_slow_answer_is_a_warning(round_trip: float, verdict: str) -> None:
+    assert probe(200, round_trip, 1.0).verdict.value == verdict
+
+
+def test_a_slow_server_gets_half_of_its_weight_until_it_is_quick_again() -> None:
+    it = monitor()
+    it.probed(ONE, 200, 0.9, 0.0)
+    assert it.states(0.0)[ONE] == DestinationState(usable=True, ramp=0.5)
+    for now in (1.0, 2.0, 3.0):
+        it.probed(ONE, 200, 0.01, now)
+    assert it.states(3.0)[ONE] == DestinationState()
+
+
+@pytest.mark.parametrize("kind", ["refused", "silent", "busy"])
+def test_a_lost_attempt_is_a_failure(kind: str) -> None:
+    it = monitor()
+    change = it.observe(ONE, attempt(kind), 0.0)
+    assert change is not None
+    assert (change.name, change.kind, change.site) == (ONE, Kind.SERVER, PA2)
+    assert (change.transition.before, change.transition.after) == (State.UNKNOWN, State.FALLING)
+
+
+def test_no_such_kind_of_attempt() -> None:
+    with pytest.raises(ValueError, match="answered"):
+        attempt("answered")
+
+
+def test_503_with_retry_after_rests_the_server() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    it.observe(ONE, attempt("busy", retry_after=7.0), 1.0)
+    assert not it.states(7.9)[ONE].usable
+    assert it.states(8.0)[ONE] == DestinationState()
+    assert state(it) is State.UP
+
+
+def test_a_probe_may_be_told_to_come_back_later_too() -> None:
+    it = monitor()
+    it.probed(ONE, 503, 0.01, 0.0, retry_after=3.0)
+    assert state(it) is State.UP and not it.states(2.9)[ONE].usable and it.states(3.0)[ONE].usable
+
+
+@pytest.mark.parametrize("count", [1, 5, 1000])
+def test_successes_clear_failures_while_falling(count: int) -> None:
+    it = monitor()
+    for now in range(10):
+        it.observe(ONE, REFUSED, float(now))
+        assert state(it) is State.FALLING
+        change = it.succeeded(ONE, count, now + 0.1)
+        assert change is not None and state(it) is State.UP
+
+
+def test_no_new_success_is_no_evidence() -> None:
+    it = monitor()
+    it.observe(ONE, REFUSED, 0.0)
+    assert it.succeeded(ONE, 0, 0.1) is None and state(it) is State.FALLING
+
+
+def test_successes_do_not_bring_a_server_back_probes_do() -> None:
+    it = monitor()
+    lose(it, [ONE], REFUSED, [0.0, 0.0])
+    for now in range(1, 20):
+        assert it.succeeded(ONE, 10, now / 10) is None
+    assert state(it) is State.DOWN
+    changes = [it.probed(ONE, 200, 0.01, 2.0 + i) for i in range(3)]
+    after = [change.transition.after if change else None for change in changes]
+    assert after == [State.RISING, None, State.UP]
+
+
+@pytest.mark.parametrize("fall", [1, 2, 3, 5])
+def test_a_refusing_server_is_down_after_fall_refusals(fall: int) -> None:
+    it = monitor(Settings(fall=fall))
+    all_pass(it, 0.0)
+    for i in range(fall):
+        assert state(it) in (State.UP, State.FALLING)
+        it.observe(ONE, REFUSED, 1.0 + i * 1e-4)
+    assert state(it) is State.DOWN
+
+
+def test_two_hundred_calls_lost_in_10_ms_are_one_failure() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, [ONE], SILENT, [1.0 + i * 5e-5 for i in range(200)])
+    assert state(it) is State.FALLING
+    assert ONE in it.due(1.01)
+    all_pass(it, 1.02, [name for name in PLATFORM if name != ONE])
+    it.probed(ONE, 0, 1.0, 2.01)
+    assert state(it) is State.DOWN
+
+
+def test_evidence_about_a_name_that_a_reload_removed_is_ignored() -> None:
+    it = monitor()
+    assert it.observe("gone", REFUSED, 0.0) is None
+    assert it.probed("gone", 200, 0.1, 0.0) is None
+    assert it.succeeded("gone", 5, 0.0) is None
+
+
+# -- schedule ---------------------------------------------------------------------------------------------------------
+
+
+def gaps(it: Monitor, status: int, until: float, duration: float = 0.001) -> list[float]:
+    """Seconds between the probes of ONE, each answered after *duration* with *status*."""
+    sent: list[float] = []
+    now = 0.0
+    while now < until:
+        for name in it.due(now):
+            if name == ONE:
+                sent.append(now)
+            it.probed(name, status if name == ONE else 200, duration, now + duration)
+        now = round(now + 0.01, 2)
+    return [b - a for a, b in pairwise(sent)]
+
+
+def test_everything_is_probed_at_once_when_the_gateway_starts() -> None:
+    it = monitor()
+    assert it.next_due() == -math.inf
+    assert sorted(it.due(100.0)) == sorted(PLATFORM)
+    assert it.due(100.0) == []
+
+
+def test_a_healthy_server_is_probed_each_interval() -> None:
+    found = gaps(monitor(), 200, 60.0)
+    assert len(found) > 25 and all(1.5 <= gap <= 2.01 for gap in found)
+
+
+def test_a_dead_one_each_down_interval() -> None:
+    found = gaps(monitor(), -1, 60.0)
+    assert found[0] <= 0.51, "the second failure is sought quickly"
+    assert all(3.0 <= gap <= 4.01 for gap in found[1:])
+
+
+def test_one_that_comes_back_is_probed_quickly() -> None:
+    it = monitor()
+    lose(it, [ONE], REFUSED, [0.0, 0.0])
+    found = gaps(it, 200, 20.0)
+    assert all(gap <= 0.51 for gap in found[:2]) and all(gap >= 1.5 for gap in found[2:])
+
+
+def test_a_probe_that_took_all_its_time_is_followed_at_once_while_falling() -> None:
+    it = monitor()
+    it.due(0.0)
+    it.probed(ONE, 0, 1.0, 1.0)
+    assert it.next_due() is not None and it.next_due() <= 1.0
+    assert ONE in it.due(1.0)
+
+
+def test_traffic_that_fails_calls_for_a_probe_at_once_but_not_more_often_than_fast_interval() -> None:
+    it = monitor(Settings(fall=1000))
+    sent = []
+    for tick in range(1000):
+        now = tick / 100
+        it.observe(ONE, REFUSED, now)
+        for name in it.due(now):
+            it.probed(name, 200, 0.001, now)
+            sent += [now] * (name == ONE)
+    assert 19 <= len(sent) <= 30
+    assert all(b - a >= 0.37 for a, b in pairwise(sent))
+
+
+def test_probes_spread_out_and_always_in_the_same_way() -> None:
+    def times(seed: str) -> list[tuple[str, float]]:
+        it, found = Monitor(SETTINGS, PLATFORM, seed), []
+        for tick in range(2000):
+            for name in it.due(tick / 100):
+                it.probed(name, 200, 0.001, tick / 100)
+                found.append((name, tick / 100))
+        return found
+
+    first = times("pa2-gw1")
+    assert first == times("pa2-gw1") != times("pa2-gw2")
+    at_once = [sum(now == moment for _, now in first) for moment in {now for _, now in first if now > 10}]
+    assert max(at_once) <= 3
+
+
+def test_a_result_that_never_comes_does_not_stop_the_probing() -> None:
+    it = monitor()
+    it.due(0.0)
+    assert it.due(2.9) == []
+    assert sorted(it.due(3.0)) == sorted(PLATFORM)
+
+
+@given(st.floats(0, 1e6), st.lists(st.floats(0.001, 5.0), max_size=20))
+def test_due_is_never_before_next_due_and_never_empty_then(start: float, pauses: list[float]) -> None:
+    it, now = monitor(), start
+    for pause in pauses:
+        moment = it.next_due()
+        assert moment is not None
+        if moment > now:
+            assert it.due(math.nextafter(moment, -math.inf)) == []
+        now = max(now, moment) + pause
+        names = it.due(now)
+        assert names
+        for name in names:
+            it.probed(name, 200, 0.001, now)
+
+
+def test_nothing_to_probe() -> None:
+    it = monitor(targets={})
+    assert it.next_due() is None and it.due(0.0) == [] and it.states(0.0) == {}
+
+
+# -- the operator's switch --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switch", Switch)
+def test_the_switch_is_told_to_the_core(switch: Switch) -> None:
+    it = monitor()
+    it.switch(ONE, switch)
+    assert it.states(0.0)[ONE].switch is switch
+    assert it.states(0.0)["sbc-1"] == DestinationState()
+
+
+def test_drain_is_probed_and_its_health_goes_on() -> None:
+    it = monitor()
+    it.switch(ONE, Switch.DRAIN)
+    assert ONE in it.due(0.0)
+    lose(it, [ONE], REFUSED, [0.0, 0.1])
+    assert state(it) is State.DOWN
+
+
+def test_maintenance_is_neither_probed_nor_judged() -> None:
+    it = monitor()
+    it.due(0.0)
+    it.switch(ONE, Switch.MAINTENANCE)
+    assert it.probed(ONE, 0, 1.0, 1.0) is None and it.observe(ONE, REFUSED, 1.0) is None
+    assert all(ONE not in it.due(float(now)) for now in range(100))
+    assert it.health(ONE).reason == "maintenance" and not it.states(99.0)[ONE].usable
+
+
+def test_after_maintenance_a_server_must_pass_and_is_ramped() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    it.switch(ONE, Switch.MAINTENANCE)
+    it.switch(ONE, Switch.READY)
+    assert not it.states(10.0)[ONE].usable
+    now, seen = 10.0, []
+    while not it.states(now)[ONE].usable:
+        if ONE in it.due(now):
+            seen.append(now)
+            it.probed(ONE, 200, 0.001, now)
+        now = round(now + 0.01, 2)
+    assert seen[0] == 10.0 and len(seen) == 3 and seen[-1] <= 11.01
+    assert it.states(now)[ONE].ramp == 0.1
+
+
+def test_only_maintenance_left_means_nothing_to_probe() -> None:
+    it = monitor(targets={ONE: PLATFORM[ONE]})
+    it.switch(ONE, Switch.MAINTENANCE)
+    assert it.next_due() is None
+
+
+def test_ready_ends_a_rest() -> None:
+    it = monitor()
+    it.observe(ONE, attempt("busy", retry_after=600.0), 0.0)
+    it.switch(ONE, Switch.READY)
+    assert it.states(0.0)[ONE].usable
+
+
+def test_a_switch_needs_a_name_that_exists() -> None:
+    with pytest.raises(KeyError):
+        monitor().switch("nobody", Switch.DRAIN)
+
+
+def test_switches_outlive_the_process_and_health_does_not() -> None:
+    first = monitor()
+    first.switch(ONE, Switch.DRAIN)
+    first.switch("sbc-4", Switch.MAINTENANCE)
+    lose(first, ["sbc-1"], REFUSED, [0.0, 0.0])
+    record = first.to_record()
+    assert record == {"switches": {ONE: "drain", "sbc-4": "maintenance"}}
+    second = monitor()
+    second.from_record(record)
+    assert second.to_record() == record
+    assert state(second, "sbc-1") is State.UNKNOWN and second.states(0.0)["sbc-4"].switch is Switch.MAINTENANCE
+
+
+def test_a_record_may_name_what_is_no_longer_there() -> None:
+    it = monitor()
+    it.from_record({"switches": {"gone": "drain", ONE: "drain"}})
+    assert it.to_record() == {"switches": {ONE: "drain"}}
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"switches": None}, {"switches": ["x"]}, {"switches": {"sbc-1": "drain", ONE: "off"}}]
+)
+def test_a_spoiled_record_is_refused_whole(record: dict[str, object]) -> None:
+    it = monitor()
+    with pytest.raises(ValueError):
+        it.from_record(record)
+    assert it.to_record() == {"switches": {}}
+
+
+def test_a_reload_keeps_what_stays() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, [ONE], REFUSED, [1.0, 1.0])
+    it.switch("pa2-tel2", Switch.DRAIN)
+    it.replace(Settings(rise=1), {ONE: (Kind.SERVER, PA2), "pa2-tel2": (Kind.SERVER, PA5), "new": (Kind.SERVER, PA2)})
+    assert set(it.states(2.0)) == {ONE, "pa2-tel2", "new"}
+    assert state(it) is State.DOWN and it.states(2.0)["pa2-tel2"].switch is Switch.DRAIN
+    assert state(it, "new") is State.UNKNOWN and "new" in it.due(2.0)
+    change = it.probed(ONE, 200, 0.01, 3.0)
+    assert change is not None and change.transition.after is State.UP, "the new rise applies"
+    moved = it.observe("pa2-tel2", REFUSED, 3.0)
+    assert moved is not None and moved.site == PA5
+
+
+# -- self-doubt -------------------------------------------------------------------------------------------------------
+
+
+def test_a_storm_of_one_moment_takes_nobody_out() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, list(PLATFORM), SILENT, [1.0 + i * 0.01 for i in range(30)])
+    assert down(it) == set() and it.abstains(1.3) == "most targets fail"
+    for name in list(PLATFORM):
+        it.succeeded(name, 3, 1.4)
+    assert all(state(it, name) is State.UP for name in PLATFORM)
+    assert it.abstains(5.0) == ""
+
+
+def test_a_storm_over_the_servers_alone_takes_nobody_out_either() -> None:
+    """The carriers were last heard before it: they cannot speak for us."""
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, SERVERS, SILENT, [1.0, 1.05, 1.1, 1.15, 1.2])
+    assert down(it) == set()
+    assert set(it.due(1.2)) >= {"sbc-1", "sbc-2", "sbc-3", "sbc-4"}, "they are asked at once"
+
+
+def test_a_silent_one_goes_down_as_soon_as_anybody_else_was_heard() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, [ONE], SILENT, [1.0, 1.1])
+    assert state(it) is State.FALLING and it.abstains(1.1) == "most targets fail"
+    assert set(it.due(1.1)) == set(PLATFORM), "all are asked at once"
+    it.probed("sbc-4", 200, 0.01, 1.11)
+    lose(it, [ONE], Sample(Verdict.LOST, "silent", sent_at=1.05), [1.15])
+    assert state(it) is State.FALLING, "that one was sent while nobody was heard"
+    lose(it, [ONE], Sample(Verdict.LOST, "silent", sent_at=1.12), [1.2])
+    assert state(it) is State.DOWN
+
+
+@pytest.mark.parametrize("sample", [SILENT, REFUSED])
+def test_a_whole_site_that_fails_goes_down(sample: Sample) -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    site = [name for name, (_, where) in PLATFORM.items() if where == PA5]
+    lose(it, site, sample, [1.0])
+    all_pass(it, 1.01, [name for name in PLATFORM if name not in site])
+    lose(it, site, sample, [1.2, 1.3])
+    assert down(it) == set(site)
+
+
+@pytest.mark.parametrize("victims", [[ONE], [ONE, "pa5-tel1"], [ONE, "sbc-1"], [ONE, "pa5-tel1", "sbc-1", "sbc-3"]])
+def test_single_failures_here_and_there_are_believed_at_once(victims: list[str]) -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, victims, SILENT, [1.0])
+    all_pass(it, 1.01, [name for name in PLATFORM if name not in victims])
+    lose(it, victims, SILENT, [1.1])
+    assert down(it) == set(victims)
+
+
+def test_when_nobody_at_all_answers_we_abstain_for_as_long_as_it_lasts() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    for now in range(1, 600):
+        for name in it.due(float(now)):
+            it.probed(name, 0, 1.0, now + 0.9)
+    assert down(it) == set() and it.abstains(599.0) == "most targets fail"
+
+
+def test_a_cut_cable_is_no_proof_either() -> None:
+    """Our own network answers for every address."""
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, list(PLATFORM), REFUSED, [1.0])
+    lose(it, list(PLATFORM), REFUSED, [1.1, 1.2, 1.3])
+    assert down(it) == set()
+
+
+def test_if_somebody_answers_the_doubt_ends_after_one_round_of_probes() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    victims = [name for name in PLATFORM if PLATFORM[name] != (Kind.CARRIER, PA2)]
+    for tick in range(10, 60):
+        now = tick / 10
+        lose(it, victims, SILENT, [now])
+        all_pass(it, now, ["sbc-1", "sbc-2"])
+        if now < 4.1:
+            assert down(it) == set()
+    assert down(it) == set(victims)
+
+
+def test_one_group_alone_has_no_witness_and_is_believed() -> None:
+    it = monitor(targets={name: PLATFORM[name] for name in ("pa2-tel1", "pa2-tel2")})
+    lose(it, ["pa2-tel1", "pa2-tel2"], SILENT, [1.0, 1.1])
+    assert state(it, "pa2-tel1") is state(it, "pa2-tel2") is State.DOWN
+
+
+def test_what_was_down_before_is_no_sign_of_our_own_sickness() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, ["pa2-tel1", "pa2-tel2"], REFUSED, [1.0, 1.0])
+    all_pass(it, 9.0, [name for name in PLATFORM if name not in ("pa2-tel1", "pa2-tel2")])
+    site = [name for name, (_, where) in PLATFORM.items() if where == PA5]
+    lose(it, site, SILENT, [10.0])
+    all_pass(it, 10.01, ["pa2-tel3", "sbc-1", "sbc-2"])
+    lose(it, site, SILENT, [10.2, 10.3])
+    assert down(it) == {*site, "pa2-tel1", "pa2-tel2"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sick"), [(0.0, False), (0.05, False), (0.1, False), (0.11, True), (0.4, True), (9.0, True)]
+)
+def test_a_lagging_loop_abstains_for_as_long_as_it_lagged_at_most_a_timeout(seconds: float, sick: bool) -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    it.observe(ONE, SILENT, 1.0)
+    it.succeeded("sbc-1", 1, 1.1)
+    it.lag(seconds, 2.0)
+    assert it.abstains(2.0) == ("lag" if sick else "")
+    it.observe(ONE, SILENT, 2.05)
+    assert state(it) is (State.FALLING if sick else State.DOWN)
+    it.observe(ONE, SILENT, 2.0 + min(seconds, 1.0) + 0.05)
+    assert state(it) is State.DOWN
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (SILENT, State.FALLING),
+        (probe(0, 1.0, 1.0), State.FALLING),
+        (REFUSED, State.DOWN),
+        (probe(-1, 0.1, 1.0), State.DOWN),
+        (probe(503, 0.1, 1.0), State.DOWN),
+        (attempt("busy"), State.DOWN),
+        (probe(200, 0.9, 1.0), State.FALLING),
+        (probe(200, 0.1, 1.0), State.UP),
+        (SERVED, State.UP),
+    ],
+)
+def test_lag_spoils_only_what_hangs_on_our_own_clock(sample: Sample, expected: State) -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    it.observe(ONE, REFUSED, 1.0)
+    it.lag(0.5, 1.4)
+    it.observe(ONE, sample, 1.5)
+    assert state(it) is expected
+
+
+def test_lag_does_not_keep_a_server_from_resting() -> None:
+    it = monitor()
+    it.lag(5.0, 0.0)
+    it.observe(ONE, attempt("busy", retry_after=5.0), 0.1)
+    assert not it.states(1.0)[ONE].usable
+
+
+def test_panic_tells_the_kinds_with_nothing_left() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    assert it.panic(0.0) == frozenset()
+    for name in SERVERS[:-1]:
+        it.observe(name, attempt("busy", retry_after=10.0), 1.0)
+    it.switch(SERVERS[-1], Switch.DRAIN)
+    assert it.panic(1.0) == {Kind.SERVER}
+    assert it.panic(11.0) == frozenset()
+
+
+evidence = st.tuples(
+    st.sampled_from(sorted(PLATFORM)),
+    st.sampled_from(
+        ["refused", "silent", "busy", "rest", "served", "200", "503", "0", "-1", "slow", "lag", "drain", "ready"]
+    ),
+    st.floats(0.0, 2.0),
+)
+
+
+def apply(it: Monitor, name: str, what: str, now: float) -> Change | None:
+    match what:
+        case "served":
+            return it.succeeded(name, 1, now)
+        case "rest":
+            return it.observe(name, attempt("busy", retry_after=1.5), now)
+        case "200" | "503" | "0" | "-1":
+            return it.probed(name, int(what), 0.01, now)
+        case "slow":
+            return it.probed(name, 200, 0.9, now)
+        case "lag":
+            it.lag(0.3, now)
+        case "drain" | "ready":
+            it.switch(name, Switch(what))
+        case _:
+            return it.observe(name, attempt(what), now)
+    return None
+
+
+@given(st.lists(evidence, max_size=120))
+def test_the_changes_tell_the_whole_story(story: list[tuple[str, str, float]]) -> None:
+    it, now = monitor(), 0.0
+    told = dict.fromkeys(PLATFORM, State.UNKNOWN)
+    for name, what, pause in story:
+        now += pause
+        change = apply(it, name, what, now)
+        if change is not None:
+            assert change.name == name and change.transition.before is told[name]
+            told[name] = change.transition.after
+        assert {name: state(it, name) for name in PLATFORM} == told
+        for other, seen in it.states(now).items():
+            assert not (seen.usable and told[other] in (State.DOWN, State.RISING, State.HELD))
+            assert 0.05 <= seen.ramp <= 1.0
