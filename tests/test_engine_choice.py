@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from calls import establish, place
+from calls import cancel, establish, place
 from wire import Wire, carrier, platform, server
 
 from ubisip.platform import DestinationState, Switch
@@ -184,8 +184,11 @@ def test_a_call_that_ends_makes_room() -> None:
             _, leg = place(wire)
             wire.tel().reply(leg, 486)
         elif end == "cancel":
-            place(wire)
-            wire.tel().reply(wire.tel().requests("INVITE")[-1], 487)
+            invite, leg = place(wire)
+            wire.tel().reply(leg, 180)
+            wire.sbc.send(cancel(invite))
+            wire.tel().reply(wire.tel().got("CANCEL"), 200)
+            wire.tel().reply(leg, 487)
         else:
             call = establish(wire)
             ender, other = (wire.sbc, wire.tel()) if end == "caller" else (wire.tel(), wire.sbc)
