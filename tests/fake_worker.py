@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker that carries no calls: tests say what it heard, and see what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ubisip.core.engine import Event
+
+PLATFORM = """\
+[platform]
+name = "test"
+environment = "preproduction"
+{platform}
+[sites.PA2]
+[sites.PA5]
+
+[[carriers]]
+name = "sbc-1"
+centre = "montsouris"
+site = "PA2"
+uri = "sip:127.0.9.1:5060"
+
+[[servers]]
+name = "pa2-tel1"
+site = "PA2"
+uri = "sip:127.0.9.21:5071"
+
+[[servers]]
+name = "pa5-tel1"
+site = "PA5"
+uri = "sip:127.0.9.51:5071"
+weight = 50
+
+[[gateways]]
+name = "pa2-gw1"
+site = "PA2"
+listen = ["udp:127.0.9.11:{port}"]
+{gateway}
+
+[health.sip]
+interval = 0.2
+fast_interval = 0.1
+{more}
+"""
+
+
+def write_platform(folder: Path, *, port: int, platform: str = "", gateway: str = "", more: str = "") -> Path:
+    """A small platform in *folder*."""
+    path = folder / "platform.toml"
+    path.write_text(PLATFORM.format(port=port, platform=platform, gateway=gateway, more=more))
+    return path
+
+
+@dataclass
+class FakeSnapshot:
+    """What the core would be told."""
+
+    config: Any
+    node: str
+    slots: Any
+    states: dict[str, Any] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
+    draining: bool = False
+    hook: bool = False
+    record: bool = False
+
+
+def statistics() -> dict[str, Any]:
+    """Counters of a worker that has done nothing."""
+    return {
+        "counters": {},
+        "responses": {f"{digit}xx": 0 for digit in range(1, 7)},
+        "transactions": 0,
+        "memory": 4096,
+        "pending": 0,
+        "calls": 0,
+        "pdd": {"buckets": [(0.01, 0), (0.1, 0), (float("inf"), 0)], "sum": 0.0, "count": 0},
+        "destinations": {},
+        "worker": {"batches": 0, "received": 0, "sent": 0, "send_errors": 0, "busy": 0.0},
+    }
+
+
+class FakeWorker:
+    """The face of ubisip.core.worker.Worker; ``answering`` decides what a probe brings."""
+
+    made: ClassVar[list[FakeWorker]] = []
+
+    def __init__(
+        self, sockets: Sequence[Any], snapshot: FakeSnapshot, keys: Sequence[bytes], *, coalesce: float
+    ) -> None:
+        self.sockets, self.keys, self.coalesce = list(sockets), list(keys), coalesce
+        self.snapshots = [snapshot]
+        self.probes: list[tuple[int, bytes, float]] = []
+        self.decisions: dict[int, int] = {}
+        self.counters = statistics()
+        self.alive: float | None = None
+        self.answering: Callable[[int], tuple[int, float] | None] = lambda destination: (200, 0.001)
+        self.running = False
+        self._news: list[Event] = []
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        FakeWorker.made.append(self)
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+        os.close(self._eventfd)
+
+    def fileno(self) -> int:
+        return self._eventfd
+
+    def hear(self, kind: str, destination: int = -1, **values: Any) -> None:
+        """Let something have happened."""
+        rest = {"status": 0, "handle": 0, "value": 0.0, "data": b""} | values
+        self._news.append(Event(kind, time.monotonic(), destination, **rest))
+        os.eventfd_write(self._eventfd, 1)
+
+    def events(self) -> list[Event]:
+        os.eventfd_read(self._eventfd)
+        news, self._news = self._news, []
+        return news
+
+    def swap(self, snapshot: FakeSnapshot) -> None:
+        self.snapshots.append(snapshot)
+
+    def set_keys(self, keys: Sequence[bytes]) -> None:
+        self.keys = list(keys)
+
+    def decide(self, handle: int, destination: int) -> None:
+        self.decisions[handle] = destination
+
+    def probe(self, destination: int, data: bytes, handle: int, timeout: float) -> None:
+        self.probes.append((destination, data, timeout))
+        answer = self.answering(destination)
+        if answer is not None:
+            self.hear("probe", destination, status=answer[0], value=answer[1], handle=handle)
+
+    def statistics(self) -> dict[str, Any]:
+        return self.counters | {"alive": time.monotonic() if self.alive is None else self.alive}
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait until *condition* holds; ten seconds are for ever."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
