@@ -47,10 +47,9 @@ class ChaosLink:
 
         :raises OSError: an address is in use.
         """
-        left, left_face, right_face, right = self._ends
-        to_right, to_left = self._fates
-        self._sockets.append(UdpSocket(left_face, lambda data, _: self._carry(data, 1, right, to_right)))
-        self._sockets.append(UdpSocket(right_face, lambda data, _: self._carry(data, 0, left, to_left)))
+        _, left_face, right_face, _ = self._ends
+        self._sockets.append(UdpSocket(left_face, lambda data, _: self.carry(data, to_right=True)))
+        self._sockets.append(UdpSocket(right_face, lambda data, _: self.carry(data, to_right=False)))
 
     def close(self) -> None:
         """Cut the link; what is on its way is dropped."""
@@ -58,8 +57,9 @@ class ChaosLink:
             face.close()
         self._sockets.clear()
 
-    def _carry(self, data: bytes, face: int, target: Address, fate: random.Random) -> None:
-        weather = self.weather
+    def carry(self, data: bytes, *, to_right: bool) -> None:
+        """Let one datagram meet its fate on the way to *right* (or to *left*)."""
+        weather, fate = self.weather, self._fates[not to_right]
         drop, duplicate, reorder, delay = fate.random(), fate.random(), fate.random(), fate.uniform(*weather.delay)
         if drop < weather.drop:
             self.counts["dropped"] += 1
@@ -68,17 +68,17 @@ class ChaosLink:
         if reorder < weather.reorder:
             self.counts["reordered"] += 1
             delay += LATE
-        self._send(data, face, target, delay)
+        self._send(data, to_right, delay)
         if duplicate < weather.duplicate:
             self.counts["duplicated"] += 1
-            self._send(data, face, target, delay)
+            self._send(data, to_right, delay)
 
-    def _send(self, data: bytes, face: int, target: Address, delay: float) -> None:
+    def _send(self, data: bytes, to_right: bool, delay: float) -> None:
         if delay:
-            asyncio.get_running_loop().call_later(delay, self._deliver, data, face, target)
+            asyncio.get_running_loop().call_later(delay, self._deliver, data, to_right)
         else:
-            self._deliver(data, face, target)
+            self._deliver(data, to_right)
 
-    def _deliver(self, data: bytes, face: int, target: Address) -> None:
+    def _deliver(self, data: bytes, to_right: bool) -> None:
         if self._sockets:
-            self._sockets[face].send(data, target)
+            self._sockets[to_right].send(data, self._ends[3 if to_right else 0])
