@@ -98,7 +98,7 @@ backend = "database"
 
 [sinks.alert]
 alertmanagers = ["http://127.0.0.1:9093"]
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")

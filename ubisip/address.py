@@ -62,6 +62,9 @@ def parse_uri(text: str) -> SipUri:
     where, *parameters = rest.split(";")
     transport = _transport(parameters)
     host, port = _host_port(where, URI_EXAMPLE)
+    address = as_address(host)
+    if address is not None and (address.is_unspecified or address.is_multicast):
+        raise ValueError(f"{URI_EXAMPLE}, the address of one machine")
     return SipUri(text, Endpoint(transport, host, PEER_PORTS[transport] if port is None else port))
 
 

@@ -15,7 +15,7 @@ from ubisip import sections
 from ubisip.configcheck import check, sources_of
 from ubisip.errors import ConfigError, Mistake, UsageError
 from ubisip.platform import GatewayNode, Kind, Peer
-from ubisip.schema import Report, listed, read_table
+from ubisip.schema import Report, listed, printable, read_table
 from ubisip.sections import Agents, Health, Limits, Parameters, Platform, Routing, Store, Tier
 from ubisip.toml_lines import key_lines
 
@@ -128,7 +128,7 @@ def _toml(text: str, file: str) -> dict[str, object]:
         if match is not None:
             message = message[: match.start()]
             line = int(match["line"]) if match["line"] else text.rstrip("\n").count("\n") + 1
-        raise ConfigError([Mistake(line, "", "TOML", message, file)]) from None
+        raise ConfigError([Mistake(line, "", "TOML", printable(message), file)]) from None
 
 
 def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Config:

@@ -28,9 +28,10 @@ class Mistake:
     """Name of the file as it was given; empty when a text was checked."""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else self.file
+        line = f"{self.file}:{self.line}" if self.file else f"line {self.line}"
+        place = line if self.line else self.file or "configuration"
         key = f"{self.path}: " if self.path else ""
-        return f"{place or 'configuration'}: {key}expected {self.expected}, found {self.found}"
+        return f"{place}: {key}expected {self.expected}, found {self.found}"
 
 
 class ConfigError(UsageError):

@@ -142,8 +142,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f'(nearest: "{close[0]}")' if close else f"(one of {listed(known)})"
 
 
+def printable(text: str) -> str:
+    """*text* with what a terminal would not show, or would obey, escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    return printable(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "...")
 
 
 def field_kinds(table: type[Any]) -> dict[str, Any]:
