@@ -26,7 +26,7 @@ setup(
         build_dir="build",
         compiler_directives={
             "language_level": "3",
-            "boundscheck": False,
+            "boundscheck": DEBUG,
             "wraparound": False,
             "initializedcheck": False,
             "cdivision": True,
