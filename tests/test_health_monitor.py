@@ -240,7 +240,8 @@ def test_a_probe_that_took_all_its_time_is_followed_at_once_while_falling() -> N
     it = monitor()
     it.due(0.0)
     it.probed(ONE, 0, 1.0, 1.0)
-    assert it.next_due() is not None and it.next_due() <= 1.0
+    moment = it.next_due()
+    assert moment is not None and moment <= 1.0
     assert ONE in it.due(1.0)
 
 
