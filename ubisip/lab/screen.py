@@ -82,14 +82,14 @@ def line(second: Second) -> str:
 
 def table(second: Second) -> RenderableType:
     """For a terminal of 80 columns and 24 lines."""
-    return Group(_heading(second), _parts(second), _totals(second), *_events(second))
+    return Group(_heading(second), _parts(second), Text(""), _totals(second), Text(""), *_events(second))
 
 
 def _heading(second: Second) -> Text:
     kinds = [sum(part.kind == kind for part in second.parts) for kind in ("sbc", "gateway", "server")]
-    what = "{} SBCs, {} gateways, {} telephony servers".format(*kinds)
+    what = "{} SBCs, {} gateways, {} telephony servers on this machine".format(*kinds)
     clock = f"{second.second} of {second.duration:.0f} s"
-    return Text.assemble(("ubisip", "bold cyan"), f"  {what}, on this machine  ", (clock, "bold"))
+    return Text.assemble(("ubisip", "bold cyan"), f"  {what}   ", (clock, "bold"))
 
 
 def _parts(second: Second) -> Table:
@@ -99,7 +99,7 @@ def _parts(second: Second) -> Table:
         if number:
             grid.add_column("")
         grid.add_column(site, width=9, no_wrap=True)
-        grid.add_column("", width=11, no_wrap=True)
+        grid.add_column("", width=9, no_wrap=True)
         for name in COLUMNS:
             grid.add_column(name, justify="right", no_wrap=True)
     for kind in ("sbc", "gateway", "server"):
@@ -125,7 +125,7 @@ def _totals(second: Second) -> Table:
     cells = [Text(f"{value:,}", "bold red" if name in bad and value else "bold") for name, value in counts.items()]
     for name in counts:
         grid.add_column(name, justify="right", no_wrap=True)
-    for name, delay in (("worst delay", second.worst), ("p99 delay", second.p99)):
+    for name, delay in (("PDD worst", second.worst), ("PDD p99", second.p99)):
         grid.add_column(name, justify="right", no_wrap=True)
         cells.append(Text(_milliseconds(delay), "bold yellow" if delay > 1 else "bold"))
     grid.add_row(*cells)
@@ -134,7 +134,7 @@ def _totals(second: Second) -> Table:
 
 def _events(second: Second) -> list[Text]:
     latest = [Text(f"{when:4} s  {text}") for when, text in second.events[-SHOWN_EVENTS:]]
-    return [Text(""), *latest]
+    return latest
 
 
 def _milliseconds(seconds: float) -> str:

@@ -23,6 +23,8 @@ class Call:
     """The gateway it entered through, the last one tried."""
     attempts: int = 0
     """Gateways tried."""
+    unlucky: bool = False
+    """One of these gateways was dead."""
     rung: bool = False
     answered: bool = False
 
@@ -46,7 +48,9 @@ class Tally:
     worst_delay: float = 0.0
     """Worst post-dial delay of the calls whose first gateway answered, in seconds."""
     worst_retried: float = 0.0
-    """Worst post-dial delay of those that needed another gateway."""
+    """Worst post-dial delay of those that were first sent to a dead one."""
+    dead: set[Address] = field(default_factory=set)
+    """Gateways that are dead now."""
     calls: dict[str, Call] = field(default_factory=dict)
     """In progress, by Call-ID."""
     faults: dict[str, list[str]] = field(default_factory=dict)
@@ -79,6 +83,7 @@ class Tally:
         """The call is sent through a gateway."""
         call.hop = hop
         call.attempts += 1
+        call.unlucky |= hop in self.dead or call.attempts > 1
         self.tried[hop] += 1
 
     def ring(self, call: Call) -> None:
@@ -88,7 +93,7 @@ class Tally:
         call.rung = True
         delay = time.monotonic() - call.placed
         self.delays.append(delay)
-        if call.attempts > 1:
+        if call.unlucky:
             self.worst_retried = max(self.worst_retried, delay)
         else:
             self.worst_delay = max(self.worst_delay, delay)

@@ -190,14 +190,17 @@ class Demo:
 
     async def _play(self) -> None:
         server, gateway = self.dying_server, self.dying_gateway
+        address = next(part.address for part in self.platform.gateways if part.name == gateway)
         await self._until(0.25 * self.duration)
         self.simulation.servers[server].kill()
         self._tell(f"{server} killed: a telephony server, with the calls that it carried")
         await self._until(0.5 * self.duration)
         self.gateways[gateway].kill()
+        self.simulation.tally.dead.add(address)
         self._tell(f"{gateway} killed: a gateway, with SIGKILL")
         await self._until(min(0.75 * self.duration, 0.5 * self.duration + GATEWAY_AWAY))
         await self.gateways[gateway].start()
+        self.simulation.tally.dead.clear()
         self._tell(f"{gateway} returned")
         await self._until(0.75 * self.duration)
         self.simulation.restart(server)
