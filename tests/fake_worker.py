@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,7 +125,8 @@ class FakeWorker:
         os.eventfd_write(self._eventfd, 1)
 
     def events(self) -> list[Event]:
-        os.eventfd_read(self._eventfd)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._eventfd)
         news, self._news = self._news, []
         return news
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,7 +21,7 @@ from ubisip.admin.access import read_token
 from ubisip.admin.client import AdminClient, AdminRefused, AdminUnreachable
 from ubisip.admin.tables import configuration_view, platform_view
 from ubisip.config import Config
-from ubisip.errors import UsageError
+from ubisip.errors import ConfigError, UsageError
 from ubisip.platform import GatewayNode, Switch
 from ubisip.version import VERSION
 
@@ -49,6 +50,7 @@ TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token
 
 
 @app.command(
+    short_help="Name every mistake of a configuration file.",
     help="Check a configuration file and name every mistake with its line." + CODES,
     epilog="Example: ubisip check platform.toml --node pa2-gw1",
 )
@@ -65,6 +67,7 @@ def check(
 
 
 @app.command(
+    short_help="Make the key ring of all gateways, or add a key.",
     help="Make the key ring that all gateways share (mode 0600), or add a key to it: the newest signs, all verify."
     " To roll: add, copy the file to every gateway, reload each." + CODES,
     epilog="Example: ubisip key cluster.key --add",
@@ -86,6 +89,7 @@ def key(
 
 
 @app.command(
+    short_help="Show a running gateway: destinations, health, calls.",
     help="Show a running gateway: its destinations, their health and switches, and its calls." + CODES,
     epilog="Example: ubisip status --config platform.toml --node pa2-gw1",
 )
@@ -104,8 +108,9 @@ def status(
 
 
 @app.command(
+    short_help="Set a destination to ready, drain or maintenance.",
     help="Set the operator's switch of a carrier or server on one gateway. ready: new calls; drain: no new calls, those"
-    " in progress go on; maintenance: none, and its health is not told. It survives a restart." + CODES,
+    " in progress go on; maintenance: none, and it is not probed. It survives a restart." + CODES,
     epilog="Example: ubisip switch pa2-tel1 drain",
 )
 def switch(
@@ -126,6 +131,7 @@ def switch(
 
 
 @app.command(
+    short_help="Let a running gateway take its configuration again.",
     help="Let a running gateway take its configuration file again: all of it, or nothing when it has mistakes." + CODES,
     epilog="Example: ubisip reload --admin http://127.0.0.1:8080",
 )
@@ -162,8 +168,13 @@ def _load(file: Path, node: str, as_json: bool) -> Config:
         config = Config.load(file)
         if node:
             config.gateway(node)
-    except UsageError as error:
+    except ConfigError as error:
+        if as_json:
+            _say({"file": str(file), "mistakes": [asdict(mistake) for mistake in error.mistakes]})
+            raise typer.Exit(MISTAKES) from None
         _fail(str(error).splitlines(), MISTAKES, as_json)
+    except UsageError as error:
+        _fail([str(error)], MISTAKES, as_json)
     return config
 
 
@@ -176,7 +187,7 @@ def _client(admin: str, config: Path | None, node: str, token_file: Path | None,
     try:
         return AdminClient(admin or DEFAULT_ADMIN, read_token(token) if token else "")
     except (OSError, ValueError) as error:
-        _fail([f"the token: {error}"], MISTAKES, as_json)
+        _fail([str(error)], MISTAKES, as_json)
 
 
 def _gateway(config: Config, node: str, as_json: bool) -> GatewayNode:
@@ -220,4 +231,4 @@ def _fail(lines: list[str], code: int, as_json: bool) -> NoReturn:
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    app(prog_name="ubisip")

@@ -7,7 +7,7 @@ import json
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 TIMEOUT = 10.0
 """Seconds for one question."""
@@ -29,9 +29,14 @@ class AdminRefused(Exception):
 
 
 class AdminClient:
-    """Asks the gateway at *url* (``http://127.0.0.1:8080``), with the bearer *token* unless it is empty."""
+    """Asks the gateway at *url* (``http://127.0.0.1:8080``), with the bearer *token* unless it is empty.
+
+    :raises ValueError: *url* is no such address.
+    """
 
     def __init__(self, url: str, token: str = "") -> None:
+        if not _is_http(url):
+            raise ValueError(f"expected an address such as http://127.0.0.1:8080, found {url}")
         self.url = url.rstrip("/")
         self._headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a web proxy
@@ -60,10 +65,18 @@ class AdminClient:
             raise AdminRefused(error.code, _refusal(error)) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise AdminUnreachable(f"cannot ask {self.url}: {reason}") from error
+            raise AdminUnreachable(f"cannot ask {self.url}: {getattr(reason, 'strerror', None) or reason}") from error
 
 
 _JSON = {"Content-Type": "application/json"}
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _object(body: bytes, url: str) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Control:
     # One turn
 
     def _turn(self) -> None:
-        """The worker has news."""
+        """Hear the worker's news; it wakes us for urgent ones only."""
         if self._worker is None:
             return
         news, now = self._worker.events(), time.monotonic()
@@ -173,6 +173,7 @@ class Control:
             self.refresh(now)
 
     def _tick(self) -> None:
+        self._turn()
         now = time.monotonic()
         self._credit(now)
         self._probe(now)
