@@ -152,7 +152,7 @@ CLAIMS = [  # sources of a carrier, of another carrier, of a server: whether the
     ('"10.0.0.1"', '"10.0.0.1:5061"', '"10.0.0.1:5062"', False),
     ('"10.0.0.0/8"', '"10.0.0.1:5061"', '"10.0.0.1:5062"', False),
     ('"10.0.0.0/8"', '"10.1.0.0/16"', '"11.0.0.1"', False),
-    ('"10.0.0.1"', '"::a00:1"', '"::ffff:10.0.0.1"', False),
+    ('"10.0.0.1"', '"::a00:1"', '"::a00:2"', False),
 ]
 ACROSS = [
     ('"10.0.0.1"', '"10.9.9.9"', '"10.0.0.1"', True),
@@ -248,3 +248,10 @@ def test_a_quorum_that_the_whole_platform_can_give() -> None:
 )
 def test_store(path: str, keys: str) -> None:
     assert only(GOOD + "[store]\n" + keys).path == path
+
+
+@pytest.mark.parametrize("uri", ["sip:new.example", "sip:192.0.2.1:5090"])
+def test_sources_that_were_written_wrong_are_not_told_again_as_missing_or_claimed(uri: str) -> None:
+    text = added("servers", uri=f'"{uri}"', sources='["oops"] #!')
+    mistake = only(text)
+    assert (mistake.line, mistake.path) == (marked(text), "servers[2].sources[0]")

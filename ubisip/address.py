@@ -47,6 +47,11 @@ def as_address(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+def _is_mapped(address: IPv4Address | IPv6Address | None) -> bool:
+    """An IPv4 address in IPv6 clothes: two spellings of one address would hide that two peers share it."""
+    return isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+
+
 def is_host_name(host: str) -> bool:
     """Whether *host* is a ``hostname`` of RFC 3261 section 25.1."""
     return _HOST_NAME.fullmatch(host) is not None
@@ -113,6 +118,8 @@ def parse_source(text: str) -> Source:
         network = ip_network(text, strict=False)
     except ValueError:
         raise ValueError(SOURCE_EXAMPLE) from None
+    if _is_mapped(network.network_address):
+        raise ValueError(f"{SOURCE_EXAMPLE}, IPv4 written as such")
     if bare is None and as_address(text.partition("/")[0]) != network.network_address:
         raise ValueError(f'the network "{network}" (no bits set beyond its length)')
     return Source(network)
@@ -134,6 +141,8 @@ def _host_port(text: str, expected: str) -> tuple[str, int | None]:
         raise ValueError(expected)
     if address is None and not is_host_name(match["host"]):
         raise ValueError(expected)
+    if _is_mapped(address):
+        raise ValueError(f"{expected}, IPv4 written as such")
     port = None if match["port"] is None else int(match["port"])
     if port is not None and not 1 <= port <= 65535:
         raise ValueError(f"{expected}, the port from 1 to 65535")
