@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes to a message as a sorted list; the new datagram is spliced in one pass, untouched octets leave identical."""
+from libc.stdint cimport uint8_t, uint32_t
+
+from ubisip.core.span cimport Span
+
+cdef enum:
+    MAX_EDITS = 48           # a request needs about ten; every removed Route value is one
+    EDIT_TEXT = 8192         # octets of inserted text
+
+
+cdef struct Edit:
+    uint32_t at              # offset in the message
+    uint32_t remove          # octets left out there
+    uint32_t text            # offset of the inserted text in Edits.text
+    uint32_t length
+
+
+cdef struct Edits:
+    Edit list[MAX_EDITS]
+    int count
+    bint overflow            # more was asked than fits: the message must not be sent
+    char text[EDIT_TEXT]
+    uint32_t used
+
+
+cdef void edits_clear(Edits* edits) noexcept nogil
+cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil
+cdef void insert(Edits* edits, uint32_t at, const char* text, uint32_t length) noexcept nogil
+cdef void insert_span(Edits* edits, uint32_t at, const uint8_t* data, Span span) noexcept nogil
+cdef void delete(Edits* edits, uint32_t at, uint32_t end) noexcept nogil
+cdef uint32_t edits_growth(const Edits* edits) noexcept nogil
+cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end, uint8_t* out) noexcept nogil

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes to a message as a sorted list; the new datagram is spliced in one pass, untouched octets leave identical."""
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy, memmove
+
+from ubisip.core.span cimport Span
+
+
+cdef void edits_clear(Edits* edits) noexcept nogil:
+    edits.count = 0
+    edits.used = 0
+    edits.overflow = False
+
+
+cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil:
+    """Replace *remove* octets at *at* by *text*; edits at the same place keep the order in which they were made."""
+    cdef int i = edits.count
+    cdef Edit* slot
+    if edits.count == MAX_EDITS or edits.used + length > EDIT_TEXT:
+        edits.overflow = True
+        return
+    while i > 0 and edits.list[i - 1].at > at:
+        i -= 1
+    memmove(&edits.list[i + 1], &edits.list[i], (edits.count - i) * sizeof(Edit))
+    slot = &edits.list[i]
+    slot.at = at
+    slot.remove = remove
+    slot.text = edits.used
+    slot.length = length
+    if length:
+        memcpy(edits.text + edits.used, text, length)
+    edits.used += length
+    edits.count += 1
+
+
+cdef void insert(Edits* edits, uint32_t at, const char* text, uint32_t length) noexcept nogil:
+    edit(edits, at, 0, text, length)
+
+
+cdef void insert_span(Edits* edits, uint32_t at, const uint8_t* data, Span span) noexcept nogil:
+    edit(edits, at, 0, <const char*>(data + span.at), span.length)
+
+
+cdef void delete(Edits* edits, uint32_t at, uint32_t end) noexcept nogil:
+    edit(edits, at, end - at, NULL, 0)
+
+
+cdef uint32_t edits_growth(const Edits* edits) noexcept nogil:
+    """The most that a message can grow by them."""
+    return edits.used
+
+
+cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end, uint8_t* out) noexcept nogil:
+    """Write the octets from *start* to *end* with the edits that fall between them; gives the length written."""
+    cdef uint32_t at = start, length = 0
+    cdef const Edit* each
+    cdef int i
+    for i in range(edits.count):
+        each = &edits.list[i]
+        if each.at < at or each.at > end:
+            continue
+        memcpy(out + length, data + at, each.at - at)
+        length += each.at - at
+        memcpy(out + length, edits.text + each.text, each.length)
+        length += each.length
+        at = each.at + each.remove
+    if at < end:
+        memcpy(out + length, data + at, end - at)
+        length += end - at
+    return length

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Sans-I/O whole: datagrams in, datagrams out, time as an argument (DESIGN section 2)."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import os
+from typing import NamedTuple
+
+from ubisip.core.address cimport Address, Flow, address_from_text, address_to_python
+from ubisip.core.events cimport EVENT_PROBE, emit, events_close, events_open, take_events
+from ubisip.core.machines cimport CLIENT_OTHER, SERVER_INVITE
+from ubisip.core.message cimport METHOD_ACK, METHOD_OPTIONS, ParsedMessage, parse_message
+from ubisip.core.outbox cimport (
+    outbox_clear, outbox_close, outbox_nearly_full, outbox_open, outbox_send,
+)
+from ubisip.core.proxy cimport (
+    COUNTERS, DATAGRAM, KEEP_ALIVES, MALFORMED_DROPPED, MALFORMED_REQUESTS, PDD_BUCKETS, RECEIVED, REQUESTS, RESPONSES, Proxy,
+)
+from ubisip.core.forward cimport KEY_PROBE
+from ubisip.core.reply cimport answer
+from ubisip.core.request cimport decide, receive_request, server_timer
+from ubisip.core.response cimport client_timer, leave_destination, receive_response, transport_failed
+from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_source
+from ubisip.core.targets cimport forget_old_calls, targets_close, targets_open
+from ubisip.core.timers cimport TICK_BITS, wheel_next, wheel_pop
+from ubisip.core.token cimport MAX_KEYS, read_hex
+from ubisip.core.transactions cimport PROBE, Transaction, create, find, keep, schedule, transactions_close, transactions_open
+
+from ubisip.core.events import EVENT_KINDS, Event
+from ubisip.core.response import pdd_bounds
+
+__all__ = ["EVENT_KINDS", "Datagram", "Engine", "Event"]
+
+# In the order of the Counter enum (proxy.pxd).
+COUNTER_NAMES = (
+    "received", "requests", "responses", "keep_alives", "malformed_requests", "malformed_dropped", "strangers_refused",
+    "strangers_dropped", "retransmissions", "retransmitted", "calls", "failovers", "late_answers", "cancels",
+    "abandoned_cancelled", "stateless_responses", "forged_responses", "stray_responses", "stranger_responses", "bad_tokens",
+    "loops", "shed_draining", "shed_overload", "shed_capacity", "shed_source", "no_destination", "bound_transactions",
+    "bound_memory", "bound_calls", "bound_edits", "timeouts", "refused", "silent", "hook_late", "wrong_events",
+)
+
+cdef enum:
+    TIMERS_A_TURN = 256      # so that a burst of timers cannot keep the datagrams waiting
+
+
+class Datagram(NamedTuple):
+    """One datagram to send."""
+
+    data: bytes
+    address: tuple
+    listener: int
+
+
+# --- what the worker calls
+
+cdef void set_now(Proxy* p, int64_t now) noexcept nogil:
+    p.now = now
+    if p.transactions.wheel.armed == 0:
+        p.transactions.wheel.tick = now >> TICK_BITS  # an empty wheel need not be turned through the idle time
+
+
+cdef bint is_keep_alive(const uint8_t* data, uint32_t size) noexcept nogil:
+    cdef uint32_t i
+    for i in range(size):
+        if data[i] != 0x0D and data[i] != 0x0A and data[i] != 0:
+            return False
+    return True
+
+
+cdef void refuse_malformed(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    """The answer that a fault calls for; responses, ACKs, and what shows no way back are dropped."""
+    if not m.is_request or m.method == METHOD_ACK or not m.via_sound or m.start_end == 0 or \
+            find_source(p.view, &from_.peer) < 0:
+        p.counters[MALFORMED_DROPPED] += 1
+        return
+    p.counters[MALFORMED_REQUESTS] += 1
+    answer(p, m, from_, m.error, m.error_reason, NULL)
+
+
+cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flow* from_, int64_t now) noexcept nogil:
+    """One datagram's way through the core. *data* is readable for SCAN_PADDING octets beyond *size*."""
+    set_now(p, now)
+    p.counters[RECEIVED] += 1
+    if is_keep_alive(data, size):
+        p.counters[KEEP_ALIVES] += 1
+    elif not parse_message(&p.message, data, size):
+        refuse_malformed(p, &p.message, from_)
+    elif p.message.is_request:
+        p.counters[REQUESTS] += 1
+        receive_request(p, &p.message, from_)
+    else:
+        p.counters[RESPONSES] += 1
+        receive_response(p, &p.message, from_)
+
+
+cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
+    """Fire what is due; True: more is due, send the outbox first and come again."""
+    cdef uint32_t index
+    cdef int fired
+    set_now(p, now)
+    for fired in range(TIMERS_A_TURN):
+        if outbox_nearly_full(&p.outbox):
+            return True
+        index = wheel_pop(&p.transactions.wheel, now)
+        if index == 0:
+            return False
+        if p.transactions.slab[index].machine >= SERVER_INVITE:
+            server_timer(p, index)
+        else:
+            client_timer(p, index)
+    return True
+
+
+cdef int64_t engine_next_timer(const Proxy* p) noexcept nogil:
+    return wheel_next(&p.transactions.wheel)
+
+
+cdef void engine_swap(Proxy* p, const PlatformView* view, int64_t now) noexcept nogil:
+    """Use another snapshot; what has gone down since the last one is left by the attempts that wait for it."""
+    cdef const PlatformView* before = p.view
+    cdef int slot
+    set_now(p, now)
+    p.view = view
+    p.transactions.pool.most = view.max_memory
+    forget_old_calls(&p.targets, now)
+    for slot in range(before.destination_count):
+        if before.destinations[slot].present and before.destinations[slot].usable and \
+                not (view.destinations[slot].present and view.destinations[slot].usable):
+            leave_destination(p, slot)
+
+
+cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, int64_t handle, int64_t timeout, int64_t now) noexcept nogil:
+    """Send an OPTIONS of ours in its own client transaction; its branch is "z9hG4bKp" and 16 hex digits."""
+    cdef uint64_t key[2]
+    cdef uint32_t index
+    cdef Transaction* t
+    set_now(p, now)
+    key[1] = KEY_PROBE
+    if not p.view.destinations[slot].present or not parse_message(&p.message, data, size) or p.message.via.branch.length != 24 \
+            or not read_hex(data + p.message.via.branch.at + 8, 16, &key[0]) or find(&p.transactions, key):
+        emit(&p.events, EVENT_PROBE, now, slot, 0, handle, 0, NULL, 0)
+        return
+    index = create(&p.transactions, CLIENT_OTHER, key, now)
+    if index == 0:
+        emit(&p.events, EVENT_PROBE, now, slot, 0, handle, 0, NULL, 0)
+        return
+    t = &p.transactions.slab[index]
+    t.flags = PROBE
+    t.method = METHOD_OPTIONS
+    t.call = <uint64_t>handle
+    t.slot = <short>slot
+    t.flow.peer = p.view.destinations[slot].address
+    t.flow.listener = p.view.destinations[slot].listener
+    t.request = keep(&p.transactions.pool, data, size)
+    t.t1 = t.interval = <uint32_t>p.view.destinations[slot].t1
+    t.retransmit_at = now + t.interval
+    t.expire_at = now + timeout
+    outbox_send(&p.outbox, data, size, &t.flow)
+    schedule(&p.transactions, index)
+
+
+cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, const Address* to, int64_t now) noexcept nogil:
+    set_now(p, now)
+    transport_failed(p, data, size, to)
+
+
+cdef bint engine_decide(Proxy* p, int64_t handle, int slot, int64_t now) noexcept nogil:
+    set_now(p, now)
+    return decide(p, handle, slot)
+
+
+# --- the Python face, for tests, simulations and benchmarks
+
+cdef int64_t to_us(double seconds) noexcept nogil:
+    return <int64_t>(seconds * 1e6 + 0.5)
+
+
+cdef set_key_ring(Proxy* p, keys):
+    """:raises ValueError: no key, or one that is not 16 octets."""
+    cdef bytes key
+    cdef int i
+    if not 1 <= len(keys) <= MAX_KEYS or any(len(key) != 16 for key in keys):
+        raise ValueError(f"a key ring has 1 to {MAX_KEYS} keys of 16 octets")
+    for i, key in enumerate(keys):
+        memcpy(p.keys.key[i], <const char*>key, 16)
+    p.keys.count = len(keys)
+
+
+cdef Proxy* open_proxy(Snapshot snapshot, keys, int64_t now) except NULL:
+    cdef Proxy* p = <Proxy*>calloc(1, sizeof(Proxy))
+    cdef bytes secret = os.urandom(16)
+    if p == NULL:
+        raise MemoryError
+    p.view = snapshot.view
+    memcpy(p.secret, <const char*>secret, 16)
+    if not (transactions_open(&p.transactions, snapshot.view.max_transactions, now)
+            and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox) and events_open(&p.events)):
+        close_proxy(p)
+        raise MemoryError
+    p.transactions.pool.most = snapshot.view.max_memory
+    try:
+        set_key_ring(p, keys)
+    except ValueError:
+        close_proxy(p)
+        raise
+    return p
+
+
+cdef void close_proxy(Proxy* p) noexcept:
+    if p != NULL:
+        transactions_close(&p.transactions)
+        targets_close(&p.targets)
+        outbox_close(&p.outbox)
+        events_close(&p.events)
+        free(p)
+
+
+cdef dict destination_statistics(Proxy* p):
+    cdef int slot
+    return {
+        slot: {
+            "calls": p.targets.load[slot].calls, "setup": p.targets.load[slot].setup,
+            "attempts": p.targets.load[slot].attempts, "answered": p.targets.load[slot].answered,
+            "failed": p.targets.load[slot].failed, "failovers": p.targets.load[slot].failovers,
+            "successes": p.targets.load[slot].successes,
+        }
+        for slot in range(DESTINATIONS) if p.view.destinations[slot].present or p.targets.load[slot].attempts
+    }
+
+
+cdef dict proxy_statistics(Proxy* p):
+    """Read without a lock while the worker writes: each number is whole, their moment differs by a little."""
+    cdef int i
+    counters = {COUNTER_NAMES[i]: p.counters[i] for i in range(COUNTERS)}
+    counters["outbox_overflow"] = p.outbox.overflow
+    counters["events_lost"] = p.events.lost
+    return {
+        "counters": counters,
+        "responses": {f"{i}xx": p.responses[i] for i in range(1, 7)},
+        "transactions": p.transactions.used,
+        "memory": p.transactions.pool.memory,
+        "buffers": p.transactions.pool.out,
+        "pending": p.pending,
+        "calls": p.targets.call_count,
+        "pdd": {
+            "buckets": [(pdd_bounds[i], p.pdd.bucket[i]) for i in range(PDD_BUCKETS)],
+            "sum": p.pdd.sum / 1e6, "count": p.pdd.count,
+        },
+        "destinations": destination_statistics(p),
+    }
+
+
+cdef class Engine:
+    """The Sans-I/O whole of SIP: datagrams in, datagrams out, time as an argument."""
+
+    def __cinit__(self, Snapshot snapshot not None, keys):
+        self.proxy = open_proxy(snapshot, keys, 0)
+        self.snapshot = snapshot
+
+    def __dealloc__(self):
+        close_proxy(self.proxy)
+
+    def receive(self, bytes data not None, tuple source not None, int listener, double now):
+        cdef Flow flow
+        cdef uint32_t size = <uint32_t>len(data)
+        if size >= DATAGRAM:
+            raise ValueError("no UDP datagram is that long")
+        memset(&flow, 0, sizeof(Flow))
+        if not address_from_text(source[0], source[1], &flow.peer):
+            raise ValueError(f"{source[0]} is no address")
+        flow.listener = <uint8_t>listener
+        memcpy(self.proxy.datagram, <const char*>data, size)
+        memset(self.proxy.datagram + size, 0, 64)
+        with nogil:
+            engine_receive(self.proxy, self.proxy.datagram, size, &flow, to_us(now))
+
+    def advance(self, double now):
+        cdef int64_t moment = to_us(now)
+        while engine_advance(self.proxy, moment):
+            if outbox_nearly_full(&self.proxy.outbox):
+                return
+
+    def next_timer(self):
+        cdef int64_t due = engine_next_timer(self.proxy)
+        return None if due < 0 else due / 1e6
+
+    def outbox(self):
+        cdef uint32_t i
+        taken = [
+            Datagram((<const char*>self.proxy.outbox.datagrams[i].data)[:self.proxy.outbox.datagrams[i].size],
+                     address_to_python(&self.proxy.outbox.datagrams[i].to.peer), self.proxy.outbox.datagrams[i].to.listener)
+            for i in range(self.proxy.outbox.count)
+        ]
+        outbox_clear(&self.proxy.outbox)
+        return taken
+
+    def transport_error(self, bytes data not None, tuple address not None, double now):
+        cdef Address to
+        if not address_from_text(address[0], address[1], &to):
+            raise ValueError(f"{address[0]} is no address")
+        engine_transport_error(self.proxy, <const uint8_t*><const char*>data, <uint32_t>len(data), &to, to_us(now))
+
+    def swap(self, Snapshot snapshot not None, double now):
+        engine_swap(self.proxy, snapshot.view, to_us(now))
+        self.snapshot = snapshot
+
+    def set_keys(self, keys):
+        set_key_ring(self.proxy, keys)
+
+    def decide(self, int64_t handle, int destination, double now):
+        return bool(engine_decide(self.proxy, handle, destination, to_us(now)))
+
+    def probe(self, int destination, bytes data not None, int64_t handle, double timeout, double now):
+        cdef uint32_t size = <uint32_t>len(data)
+        if size >= DATAGRAM or not 0 <= destination < DESTINATIONS:
+            raise ValueError("no such destination, or too long a request")
+        memcpy(self.proxy.datagram, <const char*>data, size)
+        memset(self.proxy.datagram + size, 0, 64)
+        engine_probe(self.proxy, destination, self.proxy.datagram, size, handle, to_us(timeout), to_us(now))
+
+    def events(self):
+        return take_events(&self.proxy.events)
+
+    def statistics(self):
+        return proxy_statistics(self.proxy)
+
+    def set_overloaded(self, bint overloaded):
+        """What the worker does when it cannot keep up: new calls are shed until it says otherwise."""
+        self.proxy.overloaded = overloaded

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bounded ring from the worker to the control thread: when it is full, events are counted as lost, calls go on."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    EVENT_RING = 16384       # some seconds of call events at full load; the control thread drains ten times a second
+
+cdef enum EventKind:
+    EVENT_ASK
+    EVENT_PROBE
+    EVENT_REFUSED
+    EVENT_SILENT
+    EVENT_BUSY
+    EVENT_SETUP
+    EVENT_RINGING
+    EVENT_ANSWERED
+    EVENT_FAILED
+    EVENT_FAILOVER
+    EVENT_ENDED
+
+
+cdef struct EventRecord:
+    EventKind kind
+    int64_t time
+    int slot
+    int status
+    int64_t handle
+    int64_t value            # microseconds
+    uint8_t* data            # owned by the record; NULL: none
+    uint32_t length
+
+
+cdef struct Events:
+    EventRecord* ring
+    uint32_t head            # written by the consumer
+    uint32_t tail            # written by the producer
+    uint64_t lost
+    bint urgent              # something the control thread should see at once has been put in
+
+
+cdef bint events_open(Events* events) noexcept nogil
+cdef void events_close(Events* events) noexcept nogil
+cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status, int64_t handle, int64_t value,
+               const uint8_t* data, uint32_t length) noexcept nogil
+cdef list take_events(Events* events)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bounded ring from the worker to the control thread: when it is full, events are counted as lost, calls go on."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from typing import NamedTuple
+
+
+cdef extern from "ring.h" nogil:
+    uint32_t load_acquire(const uint32_t* word) noexcept
+    void store_release(uint32_t* word, uint32_t value) noexcept
+
+
+EVENT_KINDS = ("ask", "probe", "refused", "silent", "busy", "setup", "ringing", "answered", "failed", "failover", "ended")
+
+
+class Event(NamedTuple):
+    """Something the control thread may want to know; see EVENT_KINDS."""
+
+    kind: str
+    time: float
+    destination: int
+    status: int
+    handle: int
+    value: float
+    data: bytes
+
+
+cdef bint events_open(Events* events) noexcept nogil:
+    events.ring = <EventRecord*>calloc(EVENT_RING, sizeof(EventRecord))
+    events.head = events.tail = 0
+    events.lost = 0
+    events.urgent = False
+    return events.ring != NULL
+
+
+cdef void events_close(Events* events) noexcept nogil:
+    if events.ring == NULL:
+        return
+    while events.head != events.tail:
+        free(events.ring[events.head % EVENT_RING].data)
+        events.head += 1
+    free(events.ring)
+    events.ring = NULL
+
+
+cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status, int64_t handle, int64_t value,
+               const uint8_t* data, uint32_t length) noexcept nogil:
+    cdef EventRecord* record
+    cdef uint8_t* copy = NULL
+    if events.tail - load_acquire(&events.head) == EVENT_RING:
+        events.lost += 1
+        return
+    if length:
+        copy = <uint8_t*>malloc(length)
+        if copy == NULL:
+            events.lost += 1
+            return
+        memcpy(copy, data, length)
+    record = &events.ring[events.tail % EVENT_RING]
+    record.kind = kind
+    record.time = now
+    record.slot = slot
+    record.status = status
+    record.handle = handle
+    record.value = value
+    record.data = copy
+    record.length = length
+    store_release(&events.tail, events.tail + 1)
+    if kind <= EVENT_BUSY:
+        events.urgent = True
+
+
+cdef list take_events(Events* events):
+    """Every event in the ring as Python values, oldest first."""
+    cdef uint32_t tail = load_acquire(&events.tail), head = events.head
+    cdef EventRecord* record
+    cdef list taken = []
+    while head != tail:
+        record = &events.ring[head % EVENT_RING]
+        data = (<const char*>record.data)[:record.length] if record.data != NULL else b""
+        free(record.data)
+        record.data = NULL
+        value = record.value / 1e6
+        taken.append(Event(EVENT_KINDS[<int>record.kind], record.time / 1e6, record.slot, record.status, record.handle,
+                           value, data))
+        head += 1
+        store_release(&events.head, head)
+    return taken

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Request forwarding (RFC 3261 section 16.6): a client transaction per attempt, its CANCEL and its ACK."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ubisip.core.address cimport Address, Flow, write_number
+from ubisip.core.edits cimport Edits, delete, edit, edits_clear, edits_growth, insert, insert_span, splice
+from ubisip.core.events cimport EVENT_FAILOVER, EVENT_SETUP, EventKind, emit
+from ubisip.core.machines cimport (
+    CLIENT_INVITE, CLIENT_OTHER, COMPLETED, PROCEEDING, SERVER_INVITE, TERMINATED, TRYING,
+)
+from ubisip.core.message cimport (
+    HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_RECORD_ROUTE, HEADER_ROUTE,
+    HEADER_TO, HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH,
+    METHOD_REGISTER, ParsedMessage, next_header, parse_message,
+)
+from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
+from ubisip.core.proxy cimport (
+    ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, FAILOVERS, NO_DESTINATION, SHED_CAPACITY, Proxy,
+)
+from ubisip.core.reply cimport mark_via, response_flow
+from ubisip.core.route cimport RoutePlan, loop_hash, preprocess
+from ubisip.core.snapshot cimport SIDE_SERVER, Destination, Listener
+from ubisip.core.span cimport Span, span_of
+from ubisip.core.targets cimport ALL_FULL, NOBODY, choose, may_take, take_call
+from ubisip.core.timers cimport LIFETIME, T1
+from ubisip.core.token cimport (
+    BRANCH_LENGTH, TOKEN_LENGTH, Branch, SipHash, Token, read_branch, sign_branch, siphash_add, siphash_end, siphash_init,
+    write_branch, write_token,
+)
+from ubisip.core.transactions cimport (
+    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, WANT_CANCEL, Transaction, adopt,
+    create, find, keep, release, schedule,
+)
+from ubisip.core.uri cimport Uri, uri_parameter
+
+
+cdef uint32_t put(char* out, uint32_t at, const char* text, uint32_t length) noexcept nogil:
+    memcpy(out + at, text, length)
+    return at + length
+
+
+cdef void edit_request_uri(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int slot) noexcept nogil:
+    """Step 2: the target's host and port take the place of ours; what no Request-URI may carry is left out."""
+    cdef Span forbidden
+    cdef const Destination* destination
+    if plan.has_route and not plan.loose:
+        edit(&p.edits, m.uri.at, m.uri.length, <const char*>(m.data + plan.route.at), plan.route.length)
+        return
+    if plan.uri_moved:
+        edit(&p.edits, m.uri.at, m.uri.length, <const char*>(m.data + plan.uri.at),
+             plan.uri.length - plan.request_uri.headers.length)
+        return
+    if plan.own and slot >= 0 and not plan.has_route:
+        destination = &p.view.destinations[slot]
+        edit(&p.edits, plan.request_uri.hostport.at, plan.request_uri.hostport.length, destination.hostport.text,
+             destination.hostport.length)
+    if plan.request_uri.parameters.length and uri_parameter(m.data, &plan.request_uri, b"method", 6, &forbidden):
+        delete(&p.edits, forbidden.at - 8, forbidden.at + forbidden.length)
+    if plan.request_uri.headers.length:
+        delete(&p.edits, plan.request_uri.headers.at, plan.request_uri.headers.at + plan.request_uri.headers.length)
+
+
+cdef void edit_max_forwards(Proxy* p, const ParsedMessage* m, uint32_t at) noexcept nogil:
+    """Step 3."""
+    cdef char text[16]
+    cdef int line = m.first[HEADER_MAX_FORWARDS]
+    if line < 0:
+        insert(&p.edits, at, b"Max-Forwards: 70\r\n", 18)
+    else:
+        edit(&p.edits, m.headers[line].value, m.headers[line].value_length, text,
+             write_number(<uint32_t>m.max_forwards - 1, text))
+
+
+cdef uint16_t tag_hash(const ParsedMessage* m, Span tag) noexcept nogil:
+    cdef uint64_t key[2]
+    cdef SipHash h
+    key[0] = key[1] = 0
+    siphash_init(&h, key)
+    siphash_add(&h, m.data + tag.at, tag.length)
+    return <uint16_t>siphash_end(&h)
+
+
+cdef void insert_record_route(Proxy* p, uint32_t at, const Listener* listener, const char* token) noexcept nogil:
+    cdef char text[256]
+    cdef uint32_t n = put(text, 0, b"Record-Route: <sip:", 19)
+    n = put(text, n, listener.record_route.text, listener.record_route.length)
+    n = put(text, n, b";lr;u=", 6)
+    n = put(text, n, token, TOKEN_LENGTH)
+    n = put(text, n, b">\r\n", 3)
+    insert(&p.edits, at, text, n)
+
+
+cdef bint makes_dialog(const ParsedMessage* m) noexcept nogil:
+    """Outside a dialog every method may make one but those that never do."""
+    return m.to.tag.length == 0 and m.method != METHOD_REGISTER and m.method != METHOD_OPTIONS \
+        and m.method != METHOD_MESSAGE and m.method != METHOD_PUBLISH and m.method != METHOD_ACK
+
+
+cdef void edit_record_route(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, const Flow* hop, int slot,
+                            uint32_t at) noexcept nogil:
+    """Step 4: one value, or two when the sides differ (RFC 5658); both carry the token that routes the dialog."""
+    cdef Token token
+    cdef char text[TOKEN_LENGTH]
+    cdef int line = m.first[HEADER_RECORD_ROUTE]
+    if not makes_dialog(m):
+        return
+    token.caller = p.view.destinations[from_slot].id if from_slot >= 0 else 0
+    token.callee = p.view.destinations[slot].id if slot >= 0 else 0
+    token.tag = tag_hash(m, m.from_.tag)
+    token.caller_listener = from_.listener
+    token.callee_listener = hop.listener
+    write_token(&p.keys, &token, m.data, m.call_id, text)
+    if line >= 0:
+        at = m.headers[line].line
+    insert_record_route(p, at, &p.view.listeners[hop.listener], text)
+    if hop.listener != from_.listener:
+        insert_record_route(p, at, &p.view.listeners[from_.listener], text)
+
+
+cdef void edit_routes(Proxy* p, const ParsedMessage* m, const RoutePlan* plan) noexcept nogil:
+    """Steps 6 of section 16.6 and 16.4: the Route values that go on, a line each, where the first line was."""
+    cdef int line = m.first[HEADER_ROUTE], i
+    cdef bint strict = plan.has_route and not plan.loose
+    cdef uint32_t at
+    if line < 0 or (plan.first == 0 and plan.end == plan.count and not strict):
+        return
+    at = m.headers[line].line
+    for i in range(plan.first + strict, plan.end):
+        insert(&p.edits, at, b"Route: ", 7)
+        insert_span(&p.edits, at, m.data, plan.routes[i])
+        insert(&p.edits, at, b"\r\n", 2)
+    if strict:
+        insert(&p.edits, at, b"Route: <", 8)
+        insert_span(&p.edits, at, m.data, plan.uri)
+        insert(&p.edits, at, b">\r\n", 3)
+    while line >= 0:
+        delete(&p.edits, m.headers[line].line, m.headers[line].end)
+        line = next_header(m, line)
+
+
+cdef void insert_via(Proxy* p, uint32_t at, const Listener* listener, const Branch* branch) noexcept nogil:
+    """Step 8."""
+    cdef char text[192]
+    cdef uint32_t n = put(text, 0, b"Via: ", 5)
+    n = put(text, n, listener.via.text, listener.via.length)
+    n = put(text, n, b";branch=", 8)
+    write_branch(branch, text + n)
+    n = put(text, n + BRANCH_LENGTH, b"\r\n", 2)
+    insert(&p.edits, at, text, n)
+
+
+cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8_t number, int slot, Branch* branch) noexcept nogil:
+    """The branch is a pure function of the request, the attempt and the destination (DESIGN section 5)."""
+    cdef Flow back = response_flow(m, from_)
+    branch.attempt = number
+    branch.destination = p.view.destinations[slot].id if slot >= 0 else 0
+    branch.loop = <uint32_t>loop_hash(m)
+    sign_branch(&p.keys, branch, m.data, m.call_id, m.from_.tag, m.cseq, m.via.branch, &back.peer)
+
+
+cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, const RoutePlan* plan,
+                            const Flow* hop, int slot, const Branch* branch, uint8_t** out) noexcept nogil:
+    """Splice the request as it goes on into the outbox's room; gives its length, 0 when there is no room for it."""
+    cdef uint32_t at = m.headers[m.first[HEADER_VIA]].line
+    edits_clear(&p.edits)
+    edit_request_uri(p, m, plan, slot)
+    insert_via(p, at, &p.view.listeners[hop.listener], branch)
+    edit_max_forwards(p, m, at)
+    edit_record_route(p, m, from_, from_slot, hop, slot, at)
+    mark_via(m, from_, &p.edits)
+    edit_routes(p, m, plan)
+    if p.edits.overflow:
+        p.counters[BOUND_EDITS] += 1
+        return 0
+    out[0] = outbox_reserve(&p.outbox, m.size + edits_growth(&p.edits))
+    if out[0] == NULL:
+        return 0
+    return splice(&p.edits, m.data, 0, m.size, out[0])
+
+
+cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan, const Flow* hop, int slot) noexcept nogil:
+    """Send the request to one destination through a new client transaction; False: a bound forbids it."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef Transaction* t
+    cdef Branch branch
+    cdef uint64_t key[2]
+    cdef uint8_t* out = NULL
+    cdef uint32_t size, client
+    make_branch(p, m, &s.flow, s.attempt, slot, &branch)
+    size = write_request(p, m, &s.flow, s.slot, plan, hop, slot, &branch, &out)
+    if size == 0:
+        return False
+    key[0] = branch.mac
+    key[1] = KEY_INVITE if s.machine == SERVER_INVITE else KEY_OTHER
+    if find(&p.transactions, key):
+        return False  # the same request by another way, still in progress: one branch, one transaction
+    client = create(&p.transactions, CLIENT_INVITE if s.machine == SERVER_INVITE else CLIENT_OTHER, key, p.now)
+    if client == 0:
+        p.counters[BOUND_TRANSACTIONS] += 1
+        return False
+    t = &p.transactions.slab[client]
+    t.request = keep(&p.transactions.pool, out, size)
+    if t.request == NULL:
+        p.counters[BOUND_MEMORY] += 1
+        t.expire_at = p.now + 1  # cannot be repeated: ends at once, unsent
+        schedule(&p.transactions, client)
+        return False
+    outbox_commit(&p.outbox, size, hop)
+    t.attempt = s.attempt
+    t.method = s.method
+    t.slot = <short>slot
+    t.flow = hop[0]
+    t.call = s.call
+    t.t1 = <uint32_t>(p.view.destinations[slot].t1 if slot >= 0 else T1)
+    t.interval = t.t1
+    t.retransmit_at = p.now + t.interval
+    t.expire_at = p.now + 64 * <int64_t>t.t1
+    if s.machine == SERVER_INVITE:
+        t.give_up_at = p.now + p.view.first_response_timeout
+    adopt(&p.transactions, server, client)
+    schedule(&p.transactions, client)
+    s.attempt += 1
+    count_attempt(p, s, t)
+    return True
+
+
+cdef void count_attempt(Proxy* p, Transaction* s, Transaction* t) noexcept nogil:
+    if t.slot < 0:
+        return
+    s.tried[t.slot >> 6] |= <uint64_t>1 << (t.slot & 63)
+    if s.flags & NEW_CALL:
+        take_call(&p.targets, p.view, t.slot, p.now)
+        t.flags |= IN_SETUP
+        if p.view.record:
+            record_call(p, EVENT_SETUP if t.attempt == 0 else EVENT_FAILOVER, t.slot, 0, s)
+    else:
+        p.targets.load[t.slot].attempts += 1
+
+
+cdef void record_call(Proxy* p, int kind, int slot, int status, const Transaction* s) noexcept nogil:
+    """A call event with the Call-ID of the kept request."""
+    if s.request == NULL or not parse_message(&p.stored, s.request.data, s.request.size):
+        return
+    emit(&p.events, <EventKind>kind, p.now, slot, status, 0, p.now - s.created, p.stored.data + p.stored.call_id.at,
+         p.stored.call_id.length)
+
+
+cdef void leave_setup(Proxy* p, uint32_t client) noexcept nogil:
+    """The INVITE on its way there has ended, one way or the other."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    if t.flags & IN_SETUP:
+        t.flags &= <uint16_t>~<uint16_t>IN_SETUP
+        p.targets.load[t.slot].setup -= 1
+
+
+cdef bint has_candidate(Proxy* p, uint32_t server) noexcept nogil:
+    cdef Transaction* s = &p.transactions.slab[server]
+    return not s.flags & (FIXED | CANCELLED) and s.request != NULL and s.attempt < 255 and \
+        choose(&p.targets, p.view, s.side, s.call, s.tried, s.flags & EMERGENCY_CALL != 0, p.now) >= 0
+
+
+cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, int* status) noexcept nogil:
+    """Try the request *m* at the next destination; False: there is none, and *status* is what that makes it."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef RoutePlan plan
+    cdef Flow hop
+    cdef int slot
+    preprocess(p, m, &plan)
+    if s.wanted >= 0 and may_take(&p.targets, p.view, s.wanted) and s.attempt == 0:
+        slot = s.wanted
+    else:
+        slot = choose(&p.targets, p.view, s.side, s.call, s.tried, s.flags & EMERGENCY_CALL != 0, p.now)
+    if slot < 0:
+        p.counters[SHED_CAPACITY if slot == ALL_FULL else NO_DESTINATION] += 1
+        status[0] = 503 if slot == ALL_FULL else 480
+        return False
+    hop.peer = p.view.destinations[slot].address
+    hop.listener = p.view.destinations[slot].listener
+    hop.stream = 0
+    status[0] = 503
+    return attempt(p, server, m, &plan, &hop, slot)
+
+
+cdef bint attempt_again(Proxy* p, uint32_t server, int* status) noexcept nogil:
+    """Failover: the kept request goes to the next destination."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    status[0] = 0
+    if not has_candidate(p, server) or not parse_message(&p.stored, s.request.data, s.request.size):
+        return False
+    if not attempt_next(p, server, &p.stored, status):
+        return False
+    p.counters[FAILOVERS] += 1
+    return True
+
+
+cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_, const RoutePlan* plan, const Flow* hop, int slot) noexcept nogil:
+    """An ACK goes on without any state (RFC 3261 section 16.11); the same request always with the same branch."""
+    cdef Branch branch
+    cdef uint8_t* out = NULL
+    cdef uint32_t size
+    make_branch(p, m, from_, 0, slot, &branch)
+    size = write_request(p, m, from_, -1, plan, hop, slot, &branch, &out)
+    if size:
+        outbox_commit(&p.outbox, size, hop)
+
+
+cdef uint32_t copy_line(const ParsedMessage* m, int index, uint8_t* out, uint32_t at) noexcept nogil:
+    cdef uint32_t length = m.headers[index].end - m.headers[index].line
+    memcpy(out + at, m.data + m.headers[index].line, length)
+    return at + length
+
+
+cdef uint32_t build_hop_request(const ParsedMessage* invite, const ParsedMessage* response, const char* method, uint32_t length,
+                                uint8_t* out) noexcept nogil:
+    """CANCEL (section 9.1) or the ACK of a 3xx-6xx (section 17.1.1.3) for an INVITE we sent: only its top Via, its Route."""
+    cdef uint32_t at = put(<char*>out, 0, method, length)
+    cdef int line = invite.first[HEADER_ROUTE]
+    out[at] = 0x20
+    at = put(<char*>out, at + 1, <const char*>(invite.data + invite.uri.at), invite.uri.length)
+    at = put(<char*>out, at, b" SIP/2.0\r\n", 10)
+    at = copy_line(invite, invite.first[HEADER_VIA], out, at)
+    while line >= 0:
+        at = copy_line(invite, line, out, at)
+        line = next_header(invite, line)
+    at = copy_line(invite, invite.first[HEADER_FROM], out, at)
+    if response == NULL:
+        at = copy_line(invite, invite.first[HEADER_TO], out, at)
+    else:
+        at = copy_line(response, response.first[HEADER_TO], out, at)
+    at = copy_line(invite, invite.first[HEADER_CALL_ID], out, at)
+    at = put(<char*>out, at, b"CSeq: ", 6)
+    at += write_number(invite.cseq, <char*>out + at)
+    out[at] = 0x20
+    at = put(<char*>out, at + 1, method, length)
+    return put(<char*>out, at, b"\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n", 41)
+
+
+cdef void send_ack(Proxy* p, uint32_t client, const ParsedMessage* response) noexcept nogil:
+    """Acknowledge a 3xx-6xx; the ACK takes the place of the INVITE, for retransmitted responses."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef uint8_t* out
+    cdef uint32_t size
+    if t.request == NULL:
+        return
+    if t.method == METHOD_ACK:
+        outbox_send(&p.outbox, t.request.data, t.request.size, &t.flow)
+        return
+    if not parse_message(&p.stored, t.request.data, t.request.size):
+        return
+    out = outbox_reserve(&p.outbox, t.request.size + response.size + 128)
+    if out == NULL:
+        return
+    size = build_hop_request(&p.stored, response, b"ACK", 3, out)
+    outbox_commit(&p.outbox, size, &t.flow)
+    release(&p.transactions.pool, &t.request)
+    t.request = keep(&p.transactions.pool, out, size)
+    t.method = METHOD_ACK
+
+
+cdef void send_cancel_request(Proxy* p, const uint8_t* data, uint32_t size, uint64_t mac, const Flow* hop, uint32_t t1, int slot) noexcept nogil:
+    """A CANCEL in its own client transaction; its response concerns nobody."""
+    cdef uint64_t key[2]
+    cdef uint32_t index
+    cdef Transaction* t
+    key[0] = mac
+    key[1] = KEY_CANCEL
+    outbox_send(&p.outbox, data, size, hop)
+    if find(&p.transactions, key):
+        return
+    index = create(&p.transactions, CLIENT_OTHER, key, p.now)
+    if index == 0:
+        p.counters[BOUND_TRANSACTIONS] += 1
+        return
+    t = &p.transactions.slab[index]
+    t.flags = OWN_CANCEL
+    t.method = METHOD_CANCEL
+    t.request = keep(&p.transactions.pool, data, size)
+    t.flow = hop[0]
+    t.slot = <short>slot
+    t.t1 = t.interval = t1
+    t.retransmit_at = p.now + t1
+    t.expire_at = p.now + 64 * <int64_t>t1
+    schedule(&p.transactions, index)
+
+
+cdef void send_cancel(Proxy* p, uint32_t client) noexcept nogil:
+    """Cancel one attempt, or as soon as a provisional response allows it (section 9.1)."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef uint8_t* out
+    cdef uint32_t size
+    if t.machine != CLIENT_INVITE or t.flags & CANCEL_SENT or t.state > PROCEEDING:
+        return
+    t.flags |= WANT_CANCEL
+    if t.state != PROCEEDING or t.request == NULL or not parse_message(&p.stored, t.request.data, t.request.size):
+        return
+    out = outbox_reserve(&p.outbox, t.request.size + 128)
+    if out == NULL:
+        return
+    size = build_hop_request(&p.stored, NULL, b"CANCEL", 6, out)
+    t.flags |= CANCEL_SENT
+    t.expire_at = p.now + LIFETIME  # without a final response by then the INVITE counts as cancelled (section 9.1)
+    schedule(&p.transactions, client)
+    if t.flags & ABANDONED:
+        p.counters[ABANDONED_CANCELLED] += 1
+    send_cancel_request(p, out, size, t.key[0], &t.flow, t.t1, t.slot)
+
+
+cdef void cancel_others(Proxy* p, uint32_t server, uint32_t but) noexcept nogil:
+    """Section 16.7 step 10: cancel every attempt that still runs, except one."""
+    cdef uint32_t client = p.transactions.slab[server].first
+    while client:
+        if client != but:
+            send_cancel(p, client)
+        client = p.transactions.slab[client].sibling
+
+
+cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot) noexcept nogil:
+    """A CANCEL whose INVITE another gateway, or this one before it was restarted, sent on.
+
+    The branch of that INVITE is a function of what the CANCEL repeats, so the server can match it.
+    """
+    cdef Branch branch
+    cdef RoutePlan plan
+    cdef uint8_t* out = NULL
+    cdef uint32_t size
+    if preprocess(p, m, &plan) != 0:
+        return
+    make_branch(p, m, from_, 0, slot, &branch)
+    size = write_request(p, m, from_, -1, &plan, hop, slot, &branch, &out)
+    if size == 0:
+        return
+    # Only our Via goes on: a CANCEL is hop by hop. The copy below is of the spliced request, so it is cut there.
+    memcpy(p.datagram, out, size)
+    memset(p.datagram + size, 0, 64)
+    if not parse_message(&p.stored, p.datagram, size):
+        return
+    out = outbox_reserve(&p.outbox, size + 128)
+    if out != NULL:
+        size = build_hop_request(&p.stored, NULL, b"CANCEL", 6, out)
+        send_cancel_request(p, out, size, branch.mac, hop, T1, slot)

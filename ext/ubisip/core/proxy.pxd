@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of one proxy core, which the steps of a message's way share: one worker owns it, so nothing is locked."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from ubisip.core.edits cimport Edits
+from ubisip.core.events cimport Events
+from ubisip.core.message cimport ParsedMessage
+from ubisip.core.outbox cimport Outbox
+from ubisip.core.snapshot cimport PlatformView
+from ubisip.core.targets cimport RateLimit, Targets
+from ubisip.core.token cimport KeyRing
+from ubisip.core.transactions cimport Transactions
+
+cdef enum:
+    DATAGRAM = 65536         # the largest UDP can bring
+    PDD_BUCKETS = 16
+    RETRY_AFTER = 5          # seconds, in the 503 of a gateway that drains or has no room
+
+cdef enum:
+    RECEIVED                 # datagrams
+    REQUESTS
+    RESPONSES
+    KEEP_ALIVES              # datagrams of nothing but line ends
+    MALFORMED_REQUESTS       # answered with the status their fault calls for
+    MALFORMED_DROPPED        # responses, ACKs, and requests nothing could be answered to
+    STRANGERS_REFUSED
+    STRANGERS_DROPPED
+    RETRANSMISSIONS          # absorbed
+    RETRANSMITTED            # sent
+    CALLS                    # new INVITEs admitted
+    FAILOVERS
+    LATE_ANSWERS             # 2xx of an attempt that had been given up
+    CANCELS
+    ABANDONED_CANCELLED      # CANCELs to attempts that were given up and rang after all
+    STATELESS_RESPONSES      # forwarded without a transaction: their branch verified
+    FORGED_RESPONSES         # branch of ours, wrong MAC
+    STRAY_RESPONSES          # match nothing
+    STRANGER_RESPONSES       # from an address that is no peer's
+    BAD_TOKENS               # Route tokens that failed their MAC
+    LOOPS
+    SHED_DRAINING
+    SHED_OVERLOAD
+    SHED_CAPACITY            # every destination at its max_calls or max_cps
+    SHED_SOURCE              # a source above limits.source_cps
+    NO_DESTINATION
+    BOUND_TRANSACTIONS
+    BOUND_MEMORY
+    BOUND_CALLS
+    BOUND_EDITS              # messages that would need more changes than an edit list holds
+    TIMEOUTS
+    REFUSED                  # ICMP errors that ended an attempt
+    SILENT
+    HOOK_LATE                # the default policy decided: the hook's answer came too late
+    WRONG_EVENTS             # a state machine met what cannot happen
+    COUNTERS
+
+
+cdef struct Histogram:
+    uint64_t bucket[PDD_BUCKETS + 1]
+    uint64_t count
+    int64_t sum
+
+
+cdef struct Proxy:
+    const PlatformView* view
+    KeyRing keys
+    uint64_t secret[2]       # of this process's tables; never in a header
+    Transactions transactions
+    Targets targets
+    Outbox outbox
+    Events events
+    Edits edits
+    RateLimit refusals
+    Histogram pdd
+    uint64_t counters[COUNTERS]
+    uint64_t responses[7]    # by class, sent to the caller's side
+    uint32_t pending         # INVITE server transactions without a final response
+    bint overloaded          # the worker cannot keep up: shed new calls
+    int64_t now
+    ParsedMessage message    # the one that came
+    ParsedMessage stored     # one that was kept, read again
+    uint8_t datagram[DATAGRAM + 64]

@@ -1,0 +1,560 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Request processing (RFC 3261 sections 16.3 to 16.6, 16.10): from a datagram to a response context."""
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from ubisip.core.address cimport Address, Flow, parse_ip
+from ubisip.core.edits cimport edits_clear
+from ubisip.core.events cimport EVENT_ASK, EVENT_ENDED, emit
+from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless, tag_hash
+from ubisip.core.headers cimport Via, parse_via
+from ubisip.core.machines cimport (
+    ACCEPTED, COMPLETED, DO_AGAIN, DO_END, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE,
+    SERVER_OTHER, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRYING, WRONG, Cell, machine_step,
+)
+from ubisip.core.message cimport (
+    HEADER_PROXY_REQUIRE, HEADER_RESOURCE_PRIORITY, HEADER_VIA, METHOD_ACK, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE,
+    METHOD_OPTIONS, ParsedMessage, header_value, next_header, parse_message,
+)
+from ubisip.core.outbox cimport outbox_send
+from ubisip.core.proxy cimport (
+    BAD_TOKENS, BOUND_MEMORY, BOUND_TRANSACTIONS, CALLS, CANCELS, HOOK_LATE, LOOPS, MALFORMED_DROPPED, NO_DESTINATION,
+    RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_SOURCE, STRANGERS_DROPPED,
+    STRANGERS_REFUSED, WRONG_EVENTS, Proxy,
+)
+from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, response_flow, retry_after
+from ubisip.core.response cimport conclude
+from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, loop_hash, preprocess, resolve
+from ubisip.core.snapshot cimport (
+    SIDE_CARRIER, SIDE_SERVER, find_destination, find_source, is_emergency_number,
+)
+from ubisip.core.span cimport Span, span_of
+from ubisip.core.targets cimport ALL_FULL, allow, call_ended, choose
+from ubisip.core.timers cimport LIFETIME, T2, T4, TRYING_100
+from ubisip.core.token cimport Branch, SipHash, read_branch, siphash_add, siphash_add_number, siphash_end, siphash_end_second, siphash_init
+from ubisip.core.transactions cimport (
+    CANCELLED, EMERGENCY_CALL, FIXED, MAX_CAPACITY, NEW_CALL, PARKED, Transaction, create, destroy, find, handle_of, index_of,
+    keep, release, schedule,
+)
+from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL, Uri
+
+cdef enum:
+    MAX_VIAS = 100           # Max-Forwards is 70; a longer stack is only there to be walked
+    SHED_AT = 8              # new calls are refused when less than an eighth of the transactions is free
+    NEW = -1                 # what next_hop() says of a request whose destination is still to be chosen
+
+
+# --- which transaction a request belongs to
+
+cdef void server_key(const Proxy* p, const ParsedMessage* m, bint as_invite, uint64_t* key) noexcept nogil:
+    """Branch, sent-by and method (section 17.2.3), or what RFC 2543 clients give; an ACK counts as its INVITE."""
+    cdef SipHash h
+    cdef Span branch = m.via.branch
+    siphash_init(&h, p.secret)
+    if branch.length > 7 and memcmp(m.data + branch.at, b"z9hG4bK", 7) == 0:
+        siphash_add(&h, m.data + branch.at, branch.length)
+        siphash_add(&h, m.data + m.via.sent_by.at, m.via.sent_by.length)
+    else:
+        siphash_add(&h, m.data + m.uri.at, m.uri.length)
+        siphash_add(&h, m.data + m.from_.tag.at, m.from_.tag.length)
+        siphash_add(&h, m.data + m.call_id.at, m.call_id.length)
+        siphash_add_number(&h, m.cseq)
+        siphash_add(&h, m.data + m.via.value.at, m.via.value.length)
+    if as_invite or m.method == METHOD_INVITE or m.method == METHOD_ACK:
+        siphash_add_number(&h, METHOD_INVITE)
+    else:
+        siphash_add(&h, m.data + m.method_name.at, m.method_name.length)
+    key[0] = siphash_end(&h)
+    key[1] = siphash_end_second(&h)
+
+
+cdef uint64_t call_hash(const ParsedMessage* m) noexcept nogil:
+    """The same on every gateway: the choice of a server rests on it."""
+    cdef uint64_t key[2]
+    cdef SipHash h
+    key[0] = key[1] = 0
+    siphash_init(&h, key)
+    siphash_add(&h, m.data + m.call_id.at, m.call_id.length)
+    return siphash_end(&h)
+
+
+cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    cdef uint64_t key[2]
+    cdef uint32_t server
+    cdef int peer = find_source(p.view, &from_.peer)
+    if peer < 0:
+        refuse_stranger(p, m, from_)
+        return
+    server_key(p, m, False, key)
+    server = find(&p.transactions, key)
+    if m.method == METHOD_ACK:
+        receive_ack(p, m, from_, server, peer)
+    elif server:
+        absorb(p, server)
+    elif m.method == METHOD_CANCEL:
+        receive_cancel(p, m, from_, peer)
+    else:
+        route(p, m, from_, peer, key)
+
+
+cdef void refuse_stranger(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    """No carrier, server or agent: 403, and silence past a rate, so that we are no use to one who forges sources."""
+    if m.method == METHOD_ACK or not allow(&p.refusals, p.view.refusals, max(1.0, p.view.refusals), p.now):
+        p.counters[STRANGERS_DROPPED] += 1
+        return
+    p.counters[STRANGERS_REFUSED] += 1
+    answer(p, m, from_, 403, b"Unknown Source", NULL)
+
+
+cdef void absorb(Proxy* p, uint32_t server) noexcept nogil:
+    """A retransmission ends here, answered by the last response if there is one."""
+    cdef Transaction* t = &p.transactions.slab[server]
+    cdef Cell cell = machine_step(t.machine, t.state, GOT_REQUEST)
+    p.counters[RETRANSMISSIONS] += 1
+    if cell.actions & DO_SEND and t.response != NULL:
+        outbox_send(&p.outbox, t.response.data, t.response.size, &t.flow)
+
+
+# --- section 16.3: validation
+
+cdef bint require_tags(const ParsedMessage* m, char* out, uint32_t most) noexcept nogil:
+    """An Unsupported line of every tag in Proxy-Require: this proxy has no extension (RFC 3261 section 20.29)."""
+    cdef int line = m.first[HEADER_PROXY_REQUIRE]
+    cdef uint32_t at = 13
+    cdef Span value
+    memcpy(out, b"Unsupported: ", 13)
+    while line >= 0:
+        value = header_value(m, line)
+        if at + value.length + 8 > most:
+            break
+        if at > 13:
+            memcpy(out + at, b", ", 2)
+            at += 2
+        memcpy(out + at, m.data + value.at, value.length)
+        at += value.length
+        line = next_header(m, line)
+    memcpy(out + at, b"\r\n\0", 3)
+    return True
+
+
+cdef int check_vias(const Proxy* p, const ParsedMessage* m) noexcept nogil:
+    """Walk the Via stack: 482 when a value of ours shows the same Request-URI and Routes (RFC 5393), 400 when it is absurd."""
+    cdef int line = m.first[HEADER_VIA], count = 0
+    cdef uint32_t at, end
+    cdef uint32_t loop = <uint32_t>loop_hash(m)
+    cdef Via via
+    cdef Branch branch
+    while line >= 0:
+        at = m.headers[line].value
+        end = at + m.headers[line].value_length
+        while at:
+            count += 1
+            if count > MAX_VIAS or not parse_via(m.data, span_of(at, end), &via):
+                return 400
+            if read_branch(m.data, via.branch, &branch) and branch.loop == loop:
+                return 482
+            at = via.next
+        line = next_header(m, line)
+    return 0
+
+
+cdef bint validate(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    """The checks of section 16.3, in its order; False: the request was answered, or dropped if it is an ACK."""
+    cdef char unsupported[1024]
+    cdef const char* extra = NULL
+    cdef const char* reason = NULL
+    cdef int status = 0, vias
+    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_SIPS and m.request_uri.scheme != SCHEME_TEL:
+        status = 416
+        reason = b"Unsupported URI Scheme"
+    elif m.max_forwards == 0:
+        status = 483
+        reason = b"Too Many Hops"
+    elif m.first[HEADER_PROXY_REQUIRE] >= 0:
+        status = 420
+        reason = b"Bad Extension"
+        require_tags(m, unsupported, sizeof(unsupported))
+        extra = unsupported
+    else:
+        vias = check_vias(p, m)
+        if vias == 482:
+            p.counters[LOOPS] += 1
+            status = 482
+            reason = b"Loop Detected"
+        elif vias:
+            status = 400
+            reason = b"Bad Via"
+    if status == 0:
+        return True
+    if m.method == METHOD_ACK:
+        p.counters[MALFORMED_DROPPED] += 1
+    else:
+        answer(p, m, from_, status, reason, extra)
+    return False
+
+
+# --- sections 16.4 and 16.5: where to
+
+cdef int token_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Flow* hop, int* slot) noexcept nogil:
+    """In a dialog: the remote target when it is an address, else the peer that the token names (DESIGN section 5)."""
+    cdef bint downstream = tag_hash(m, m.from_.tag) == plan.token.tag
+    hop.listener = plan.token.callee_listener if downstream else plan.token.caller_listener
+    if hop.listener >= p.view.listener_count:
+        hop.listener = 0
+    if not plan.own and resolve(p, m, &plan.request_uri, hop, slot):
+        return 0
+    slot[0] = find_destination(p.view, plan.token.callee if downstream else plan.token.caller)
+    if slot[0] < 0:
+        return 404
+    hop.peer = p.view.destinations[slot[0]].address
+    hop.listener = p.view.destinations[slot[0]].listener
+    return 0
+
+
+cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Flow* hop, int* slot) noexcept nogil:
+    """0: *hop* is where the request must go; NEW: a destination is to be chosen; else the status to answer."""
+    cdef Address literal
+    hop.stream = 0
+    hop.listener = 0
+    slot[0] = -1
+    if plan.has_route:
+        return 0 if resolve(p, m, &plan.route_uri, hop, slot) else 502
+    if plan.token_state == TOKEN_GOOD:
+        return token_hop(p, m, plan, hop, slot)
+    if plan.own:
+        return NEW
+    if m.to.tag.length and resolve(p, m, &plan.request_uri, hop, slot):
+        return 0
+    if parse_ip(m.data, plan.request_uri.host, &literal):
+        # A literal of no peer of ours: we are no relay for strangers' addresses.
+        return 0 if resolve(p, m, &plan.request_uri, hop, slot) and slot[0] >= 0 else 403
+    return NEW
+
+
+cdef const char* hop_reason(int status) noexcept nogil:
+    if status == 403:
+        return b"Relaying Denied"
+    if status == 404:
+        return b"Peer of the Dialog Unknown"
+    if status == 502:
+        return b"Next Hop Unknown"
+    return b"Bad Route"
+
+
+cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key) noexcept nogil:
+    cdef RoutePlan plan
+    cdef Flow hop
+    cdef int slot = -1, status
+    if not validate(p, m, from_):
+        return
+    status = preprocess(p, m, &plan)
+    if status == 403:
+        p.counters[BAD_TOKENS] += 1
+        answer(p, m, from_, 403, b"Bad Route Token", NULL)
+        return
+    if status:
+        answer(p, m, from_, status, b"Bad Route", NULL)
+        return
+    status = next_hop(p, m, &plan, &hop, &slot)
+    if status == NEW:
+        if m.method == METHOD_OPTIONS and plan.own and not plan.request_uri.has_user:
+            answer_options(p, m, from_)
+        else:
+            start(p, m, from_, peer, key)
+    elif status:
+        answer(p, m, from_, status, hop_reason(status), NULL)
+    else:
+        proceed(p, m, from_, peer, key, &plan, &hop, slot)
+
+
+cdef void answer_options(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    """A peer asks whether we live (section 11.2): while draining, that it should call elsewhere."""
+    if p.view.draining:
+        answer(p, m, from_, 503, b"Draining", retry_after(p))
+    else:
+        answer(p, m, from_, 200, b"OK", b"Accept: application/sdp\r\nAccept-Encoding: identity\r\nSupported:\r\n")
+
+
+# --- admission, before any state is made
+
+cdef bint is_emergency(const Proxy* p, const ParsedMessage* m) noexcept nogil:
+    return m.first[HEADER_RESOURCE_PRIORITY] >= 0 or is_emergency_number(p.view, m.data, m.request_uri.user)
+
+
+cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
+    """New requests only; False: it was answered 503 with Retry-After."""
+    cdef uint32_t free = p.transactions.capacity - p.transactions.used
+    cdef int counter
+    if p.view.draining:
+        counter = SHED_DRAINING
+    elif p.overloaded:
+        counter = SHED_OVERLOAD
+    elif free < p.transactions.capacity // SHED_AT:
+        counter = BOUND_TRANSACTIONS
+    elif p.view.source_cps > 0 and not allow(&p.targets.load[peer].source, p.view.source_cps, max(1.0, p.view.source_cps), p.now):
+        counter = SHED_SOURCE
+    else:
+        return True
+    p.counters[counter] += 1
+    answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+    return False
+
+
+# --- section 16.6: the response context
+
+cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key) noexcept nogil:
+    """A server transaction that keeps its request; 0: a bound forbids it, and the request was answered 503."""
+    cdef Transaction* t
+    cdef uint32_t server = create(&p.transactions, SERVER_INVITE if m.method == METHOD_INVITE else SERVER_OTHER, key, p.now)
+    if server == 0:
+        p.counters[BOUND_TRANSACTIONS] += 1
+        answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+        return 0
+    t = &p.transactions.slab[server]
+    t.request = keep(&p.transactions.pool, m.data, m.size)
+    if t.request == NULL:
+        destroy(&p.transactions, server)
+        p.counters[BOUND_MEMORY] += 1
+        answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+        return 0
+    t.flow = response_flow(m, from_)
+    t.slot = <short>peer
+    t.method = <unsigned char>m.method
+    t.call = call_hash(m)
+    if m.method == METHOD_INVITE:
+        t.state = PROCEEDING
+        p.pending += 1
+    else:
+        t.state = TRYING
+        t.give_up_at = p.now + TRYING_100
+    return server
+
+
+cdef void say_trying(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil:
+    """100 at once (section 17.2.1), but only after the INVITE is on its way: a caller that heard it asks no more."""
+    if p.transactions.slab[server].machine == SERVER_INVITE and p.transactions.slab[server].status == 0:
+        answer_kept(p, server, m, 100, b"Trying", NULL)
+    schedule(&p.transactions, server)
+
+
+cdef void give_up(Proxy* p, uint32_t server, const ParsedMessage* m, int status) noexcept nogil:
+    if status == 480:
+        answer_kept(p, server, m, 480, b"No Destination", NULL)
+    else:
+        answer_kept(p, server, m, 503, b"Service Unavailable", retry_after(p))
+
+
+cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key, const RoutePlan* plan,
+                  const Flow* hop, int slot) noexcept nogil:
+    """In a dialog, or by an explicit Route: there is one place to go."""
+    cdef uint32_t server = create_server(p, m, from_, peer, key)
+    cdef int ended
+    if server == 0:
+        return
+    p.transactions.slab[server].flags |= FIXED
+    if m.method == METHOD_BYE:
+        ended = call_ended(&p.targets, p.transactions.slab[server].call)
+        if p.view.record:
+            emit(&p.events, EVENT_ENDED, p.now, ended, 0, 0, 0, m.data + m.call_id.at, m.call_id.length)
+    if attempt(p, server, m, plan, hop, slot):
+        say_trying(p, server, m)
+    else:
+        give_up(p, server, m, 503)
+
+
+cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key) noexcept nogil:
+    """A new request: admitted, then sent to the destination the policy chooses, or parked for a hook."""
+    cdef bint emergency = is_emergency(p, m)
+    cdef int side = SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
+    cdef uint64_t tried[4]
+    cdef uint32_t server
+    cdef int slot, status = 0
+    cdef Transaction* t
+    if not emergency and not admit(p, m, from_, peer):
+        return
+    tried[0] = tried[1] = tried[2] = tried[3] = 0
+    slot = choose(&p.targets, p.view, side, call_hash(m), tried, emergency, p.now)
+    if slot < 0:
+        p.counters[SHED_CAPACITY if slot == ALL_FULL else NO_DESTINATION] += 1
+        if slot == ALL_FULL:
+            answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+        else:
+            answer(p, m, from_, 480, b"No Destination", NULL)
+        return
+    server = create_server(p, m, from_, peer, key)
+    if server == 0:
+        return
+    t = &p.transactions.slab[server]
+    t.side = <unsigned char>side
+    t.wanted = <short>slot
+    if emergency:
+        t.flags |= EMERGENCY_CALL
+    if m.method == METHOD_INVITE:
+        t.flags |= NEW_CALL
+        p.counters[CALLS] += 1
+        if p.view.hook:
+            park(p, server, m)
+            return
+    if attempt_next(p, server, m, &status):
+        say_trying(p, server, m)
+    else:
+        give_up(p, server, m, status)
+
+
+cdef void park(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil:
+    """A hook is asked; if it is late, the default policy decides (DESIGN section 4)."""
+    cdef Transaction* t = &p.transactions.slab[server]
+    t.flags |= PARKED
+    t.give_up_at = p.now + p.view.hook_timeout
+    say_trying(p, server, m)
+    emit(&p.events, EVENT_ASK, p.now, t.slot, 0, handle_of(&p.transactions, server), 0, m.data, m.size)
+
+
+cdef void unpark(Proxy* p, uint32_t server) noexcept nogil:
+    cdef Transaction* t = &p.transactions.slab[server]
+    cdef int status = 0
+    t.flags &= <uint16_t>~<uint16_t>PARKED
+    t.give_up_at = 0
+    if t.request == NULL or not parse_message(&p.stored, t.request.data, t.request.size):
+        return
+    if attempt_next(p, server, &p.stored, &status):
+        schedule(&p.transactions, server)
+    else:
+        give_up(p, server, &p.stored, status)
+
+
+cdef bint decide(Proxy* p, int64_t handle, int slot) noexcept nogil:
+    """A hook's decision for a parked call; -1: the default policy. False: the call waits no more."""
+    cdef uint32_t server = index_of(&p.transactions, handle)
+    if server == 0 or not p.transactions.slab[server].flags & PARKED:
+        return False
+    if slot >= 0:
+        p.transactions.slab[server].wanted = <short>slot
+    unpark(p, server)
+    return True
+
+
+# --- ACK and CANCEL
+
+cdef void receive_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, int peer) noexcept nogil:
+    """The ACK of a 3xx-6xx ends here; that of a 2xx goes on without state."""
+    cdef Transaction* t
+    cdef Cell cell
+    if server:
+        t = &p.transactions.slab[server]
+        cell = machine_step(t.machine, t.state, GOT_ACK)
+        if not cell.actions & DO_TELL:
+            t.state = cell.state
+            if cell.actions & DO_WAIT:
+                t.retransmit_at = 0
+                t.expire_at = p.now + T4
+                release(&p.transactions.pool, &t.response)
+                schedule(&p.transactions, server)
+            return
+    elif is_own_tag(p, m):
+        return
+    forward_ack(p, m, from_, peer)
+
+
+cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
+    cdef RoutePlan plan
+    cdef Flow hop
+    cdef int slot = -1, status
+    if not validate(p, m, from_):
+        return
+    status = preprocess(p, m, &plan)
+    if status == 403:
+        p.counters[BAD_TOKENS] += 1
+    if status:
+        return
+    status = next_hop(p, m, &plan, &hop, &slot)
+    if status == NEW:
+        # The ACK of a 3xx-6xx whose transaction is gone with a gateway: to where its INVITE must have gone.
+        slot = likely_destination(p, m, peer)
+        if slot < 0:
+            return
+        hop.peer = p.view.destinations[slot].address
+        hop.listener = p.view.destinations[slot].listener
+    elif status:
+        return
+    forward_stateless(p, m, from_, &plan, &hop, slot)
+
+
+cdef int likely_destination(Proxy* p, const ParsedMessage* m, int peer) noexcept nogil:
+    """Where a request of this call was sent by a gateway that is gone: choice is deterministic (DESIGN section 5)."""
+    cdef uint64_t tried[4]
+    tried[0] = tried[1] = tried[2] = tried[3] = 0
+    return choose(&p.targets, p.view, SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER,
+                  call_hash(m), tried, True, p.now)
+
+
+cdef void receive_cancel(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
+    """Section 16.10: 200 at once, CANCEL to every attempt that runs; nothing changes after a final response."""
+    cdef uint64_t key[2]
+    cdef uint32_t server
+    cdef Transaction* t
+    p.counters[CANCELS] += 1
+    server_key(p, m, True, key)
+    server = find(&p.transactions, key)
+    if server == 0:
+        cancel_elsewhere(p, m, from_, peer)
+        return
+    answer(p, m, from_, 200, b"OK", NULL)
+    t = &p.transactions.slab[server]
+    if t.state >= COMPLETED:
+        return
+    t.flags |= CANCELLED
+    if t.flags & PARKED:
+        t.flags &= <uint16_t>~<uint16_t>PARKED
+        answer_transaction(p, server, 487, b"Request Terminated", NULL)
+    else:
+        cancel_others(p, server, 0)
+
+
+cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
+    """Its INVITE went through a gateway that is gone: what that gateway did can be told from the CANCEL itself."""
+    cdef RoutePlan plan
+    cdef Flow hop
+    cdef int slot = -1, status
+    if not validate(p, m, from_):
+        return
+    status = preprocess(p, m, &plan)
+    if status == 0:
+        status = next_hop(p, m, &plan, &hop, &slot)
+    if status == NEW:
+        slot = likely_destination(p, m, peer)
+        if slot >= 0:
+            hop.peer = p.view.destinations[slot].address
+            hop.listener = p.view.destinations[slot].listener
+            status = 0
+    if status:
+        answer(p, m, from_, 481, b"Call/Transaction Does Not Exist", NULL)
+        return
+    answer(p, m, from_, 200, b"OK", NULL)
+    cancel_restarted(p, m, from_, &hop, slot)
+
+
+# --- timers of server transactions
+
+cdef void server_timer(Proxy* p, uint32_t server) noexcept nogil:
+    cdef Transaction* t = &p.transactions.slab[server]
+    cdef Cell cell
+    if t.expire_at and t.expire_at <= p.now:
+        # H ends Completed of an INVITE without its ACK; I, J and L end the waiting states.
+        destroy(&p.transactions, server)
+        return
+    if t.give_up_at and t.give_up_at <= p.now:
+        t.give_up_at = 0
+        if t.flags & PARKED:
+            p.counters[HOOK_LATE] += 1
+            unpark(p, server)
+            return
+        answer_transaction(p, server, 100, b"Trying", NULL)  # RFC 4320 section 4.1
+    if t.retransmit_at and t.retransmit_at <= p.now:
+        cell = machine_step(t.machine, t.state, TIMER_RETRANSMIT)
+        if cell.actions & DO_SEND and t.response != NULL:
+            outbox_send(&p.outbox, t.response.data, t.response.size, &t.flow)
+            p.counters[RETRANSMITTED] += 1
+        t.interval = min(t.interval * 2, T2)
+        t.retransmit_at = p.now + t.interval
+    schedule(&p.transactions, server)

@@ -1,0 +1,544 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Response processing (RFC 3261 sections 16.7 to 16.9): what becomes of each attempt, and what the caller hears."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from ubisip.core.address cimport Address, Flow, same_address
+from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, splice
+from ubisip.core.events cimport (
+    EVENT_ANSWERED, EVENT_BUSY, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT, emit,
+)
+from ubisip.core.forward cimport (
+    KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, has_candidate, leave_setup, record_call,
+    send_ack, send_cancel,
+)
+from ubisip.core.headers cimport Via, parse_via, via_response_address
+from ubisip.core.machines cimport (
+    CLIENT_INVITE, CLIENT_OTHER, COMPLETED, CONFIRMED, DO_ACK, DO_AGAIN, DO_END, DO_SEND, DO_STOP, DO_TELL, DO_WAIT, GOT_1XX,
+    GOT_2XX, GOT_FINAL, PROCEEDING, SERVER_INVITE, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRANSPORT_ERROR, TRYING, WRONG,
+    Cell, machine_step,
+)
+from ubisip.core.message cimport (
+    HEADER_RETRY_AFTER, HEADER_VIA, METHOD_CANCEL, METHOD_INVITE, ParsedMessage, header_value, next_header, parse_message,
+)
+from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
+from ubisip.core.proxy cimport (
+    BOUND_CALLS, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT, STATELESS_RESPONSES,
+    STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
+)
+from ubisip.core.reply cimport answer_transaction, send_response
+from ubisip.core.snapshot cimport find_source, listener_for
+from ubisip.core.span cimport Cursor, Span, cursor, span_of, take_number
+from ubisip.core.targets cimport call_answered
+from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
+from ubisip.core.token cimport BRANCH_LENGTH, Branch, read_branch, read_hex, verify_branch
+from ubisip.core.transactions cimport (
+    ABANDONED, CANCELLED, CANCEL_SENT, NEW_CALL, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, destroy, find, handle_of,
+    keep, release, schedule,
+)
+
+
+cdef extern from * nogil:
+    """
+    #define _GNU_SOURCE
+    #include <string.h>
+    extern void *memmem(const void *, size_t, const void *, size_t);
+    """
+    void* memmem(const void* data, size_t size, const void* wanted, size_t length) noexcept
+
+
+# Upper bounds of the post-dial delay histogram, microseconds; the last bucket has none.
+cdef int64_t* PDD_BOUNDS = [1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000, 1500000, 2000000, 5000000,
+                            10000000, 30000000, 60000000]
+pdd_bounds = tuple(PDD_BOUNDS[i] / 1e6 for i in range(PDD_BUCKETS))
+
+
+# --- which attempt a response belongs to
+
+cdef bint response_key(const ParsedMessage* m, uint64_t* key, Branch* branch, bint* is_probe) noexcept nogil:
+    """Key of the client transaction by branch and CSeq method (section 17.1.3); False: the branch is none of ours."""
+    is_probe[0] = False
+    if read_branch(m.data, m.via.branch, branch):
+        key[0] = branch.mac
+        key[1] = KEY_INVITE if m.method == METHOD_INVITE else (KEY_CANCEL if m.method == METHOD_CANCEL else KEY_OTHER)
+        return True
+    if m.via.branch.length == 24 and memcmp(m.data + m.via.branch.at, b"z9hG4bKp", 8) == 0 \
+            and read_hex(m.data + m.via.branch.at + 8, 16, &key[0]):
+        key[1] = KEY_PROBE
+        is_probe[0] = True
+        return True
+    return False
+
+
+cdef bint is_own_via(const Proxy* p, const ParsedMessage* m) noexcept nogil:
+    """The sent-by of the top Via is ours (section 18.1.2)."""
+    cdef int i
+    cdef uint32_t length
+    for i in range(p.view.listener_count):
+        # The text is "SIP/2.0/UDP sent-by".
+        length = p.view.listeners[i].via.length
+        if length > m.via.sent_by.length and p.view.listeners[i].via.text[length - m.via.sent_by.length - 1] == 0x20 and \
+                memcmp(p.view.listeners[i].via.text + length - m.via.sent_by.length, m.data + m.via.sent_by.at,
+                       m.via.sent_by.length) == 0:
+            return True
+    return False
+
+
+cdef bint second_via(const ParsedMessage* m, Via* via) noexcept nogil:
+    cdef int line = m.first[HEADER_VIA]
+    if m.via.next:
+        return parse_via(m.data, span_of(m.via.next, m.headers[line].value + m.headers[line].value_length), via)
+    line = next_header(m, line)
+    return line >= 0 and parse_via(m.data, header_value(m, line), via)
+
+
+cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, uint8_t** out) noexcept nogil:
+    """The response as it goes on: without our Via, a 503 as 500 (section 16.7 step 6); 0: no room."""
+    cdef int line = m.first[HEADER_VIA]
+    edits_clear(&p.edits)
+    if m.via.next:
+        delete(&p.edits, m.headers[line].value, m.via.next)
+    else:
+        delete(&p.edits, m.headers[line].line, m.headers[line].end)
+    if status != m.status:
+        edit(&p.edits, 0, m.start_end, b"SIP/2.0 500 Server Internal Error\r\n", 35)
+    out[0] = outbox_reserve(&p.outbox, m.size + edits_growth(&p.edits))
+    if out[0] == NULL:
+        return 0
+    return splice(&p.edits, m.data, 0, m.size, out[0])
+
+
+cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* branch, const Flow* from_) noexcept nogil:
+    """A response to an INVITE whose transaction is gone with a gateway goes on if its branch verifies (DESIGN section 5)."""
+    cdef Via upstream
+    cdef Flow to
+    cdef uint8_t* out = NULL
+    cdef uint32_t size
+    cdef int listener
+    if m.method != METHOD_INVITE:
+        p.counters[STRAY_RESPONSES] += 1  # RFC 4320 section 4.2: its client asks again, and so makes the transaction anew
+        return
+    if not second_via(m, &upstream) or not via_response_address(m.data, &upstream, &to.peer) or not verify_branch(
+            &p.keys, branch, m.data, m.call_id, m.from_.tag, m.cseq, upstream.branch, &to.peer):
+        p.counters[FORGED_RESPONSES] += 1
+        return
+    if m.status == 100:
+        return
+    listener = listener_for(p.view, &to.peer, from_.listener)
+    if listener < 0:
+        return
+    to.listener = <uint8_t>listener
+    to.stream = 0
+    size = write_upstream(p, m, m.status, &out)
+    if size:
+        outbox_commit(&p.outbox, size, &to)
+        p.counters[STATELESS_RESPONSES] += 1
+        p.responses[m.status // 100] += 1
+
+
+cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    cdef uint64_t key[2]
+    cdef Branch branch
+    cdef bint is_probe = False
+    cdef uint32_t client
+    cdef bint known = find_source(p.view, &from_.peer) >= 0
+    if not is_own_via(p, m) or not response_key(m, key, &branch, &is_probe):
+        p.counters[STRAY_RESPONSES] += 1
+        return
+    client = find(&p.transactions, key)
+    if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)):
+        p.counters[STRANGER_RESPONSES] += 1
+        return
+    if client:
+        client_response(p, client, m)
+    elif is_probe:
+        p.counters[STRAY_RESPONSES] += 1
+    else:
+        forward_stateless(p, m, &branch, from_)
+
+
+# --- one attempt
+
+cdef int64_t wait_time(const Transaction* t) noexcept nogil:
+    """Timer D, K or M."""
+    if t.machine == CLIENT_OTHER:
+        return T4
+    return TIMER_D if t.state == COMPLETED else LIFETIME
+
+
+cdef void client_response(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef int happening = GOT_1XX if m.status < 200 else (GOT_2XX if m.status < 300 else GOT_FINAL)
+    cdef Cell cell = machine_step(t.machine, t.state, happening)
+    cdef bint first = t.status == 0
+    if cell.actions & WRONG:
+        p.counters[WRONG_EVENTS] += 1
+        return
+    if first and t.slot >= 0 and m.status != 503:
+        p.targets.load[t.slot].successes += 1
+    t.state = cell.state
+    t.status = max(t.status, m.status)
+    if cell.actions & DO_STOP:
+        t.retransmit_at = t.give_up_at = 0
+        if t.machine == CLIENT_OTHER and t.state == PROCEEDING:
+            t.retransmit_at = p.now + T2  # section 17.1.2.2: Timer E goes on at T2
+    if cell.actions & DO_ACK:
+        send_ack(p, client, m)
+    if cell.actions & DO_WAIT:
+        t.retransmit_at = t.give_up_at = 0
+        t.expire_at = p.now + wait_time(t)
+        if not cell.actions & DO_ACK:
+            release(&p.transactions.pool, &t.request)
+    if cell.actions & DO_TELL:
+        tell_response(p, client, m)
+    schedule(&p.transactions, client)
+
+
+cdef void tell_response(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    cdef Transaction* t = &p.transactions.slab[client]
+    if t.flags & PROBE:
+        if m.status >= 200:
+            emit(&p.events, EVENT_PROBE, p.now, t.slot, m.status, <int64_t>t.call, p.now - t.created, NULL, 0)
+    elif t.flags & OWN_CANCEL or (t.server == 0 and m.status < 200):
+        return
+    elif m.status < 200:
+        if t.machine == CLIENT_INVITE:
+            provisional(p, client, m)
+    elif m.status < 300 and t.machine == CLIENT_INVITE:
+        answered(p, client, m)
+    else:
+        leave_setup(p, client)
+        if t.server:
+            final(p, client, m)
+
+
+cdef void provisional(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    """Steps 2 and 5: Timer C is set, and set anew by 101-199, which go upstream at once."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef uint32_t server = t.server
+    cdef uint8_t* out = NULL
+    cdef uint32_t size
+    if t.flags & WANT_CANCEL:
+        send_cancel(p, client)
+        if t.flags & ABANDONED:
+            return
+    elif m.status > 100 or t.expire_at <= t.created + 64 * <int64_t>t.t1:
+        t.expire_at = p.now + p.view.timer_c
+    if m.status == 100:
+        return
+    measure_delay(p, server, m.status, t.slot)
+    size = write_upstream(p, m, m.status, &out)
+    if size:
+        send_response(p, server, out, size, m.status)
+
+
+cdef void measure_delay(Proxy* p, uint32_t server, int status, int slot) noexcept nogil:
+    """Post-dial delay: from the INVITE to the first ringing or answer."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef int64_t delay = p.now - s.created
+    cdef int i = 0
+    if s.flags & RANG or not s.flags & NEW_CALL:
+        return
+    s.flags |= RANG
+    while i < PDD_BUCKETS and delay > PDD_BOUNDS[i]:
+        i += 1
+    p.pdd.bucket[i] += 1
+    p.pdd.count += 1
+    p.pdd.sum += delay
+    if p.view.record and status < 200:
+        record_call(p, EVENT_RINGING, slot, status, s)
+
+
+cdef void answered(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    """A 2xx to an INVITE goes upstream at once, each one and each time (step 5); the other attempts are cancelled."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef uint32_t server = t.server, size
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef uint8_t* out = NULL
+    cdef bint first = t.flags & RANG == 0
+    leave_setup(p, client)
+    if first:
+        t.flags |= RANG  # of a client transaction: its answer has been counted
+        if t.flags & ABANDONED or server == 0:
+            p.counters[LATE_ANSWERS] += 1
+    if server == 0:
+        late_answer(p, client, m)
+        return
+    if first and s.flags & NEW_CALL:
+        measure_delay(p, server, m.status, t.slot)
+        if t.slot >= 0:
+            p.targets.load[t.slot].answered += 1
+            if not call_answered(&p.targets, s.call, t.slot, p.now):
+                p.counters[BOUND_CALLS] += 1
+        if p.view.record:
+            record_call(p, EVENT_ANSWERED, t.slot, m.status, s)
+    size = write_upstream(p, m, m.status, &out)
+    if size:
+        send_response(p, server, out, size, m.status)
+    cancel_others(p, server, client)
+
+
+cdef void late_answer(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    """The server transaction is gone already: the Via tells the way, the branch was matched."""
+    cdef Via upstream
+    cdef Flow to = p.transactions.slab[client].flow
+    cdef uint8_t* out = NULL
+    cdef uint32_t size
+    cdef int listener
+    if not second_via(m, &upstream) or not via_response_address(m.data, &upstream, &to.peer):
+        return
+    listener = listener_for(p.view, &to.peer, to.listener)
+    size = write_upstream(p, m, m.status, &out)
+    if size and listener >= 0:
+        to.listener = <uint8_t>listener
+        outbox_commit(&p.outbox, size, &to)
+
+
+cdef int64_t read_retry_after(const ParsedMessage* m) noexcept nogil:
+    """Retry-After in microseconds; 0: none that can be read."""
+    cdef Cursor c
+    cdef uint64_t seconds = 0
+    if m.first[HEADER_RETRY_AFTER] < 0:
+        return 0
+    c = cursor(m.data, header_value(m, m.first[HEADER_RETRY_AFTER]))
+    return <int64_t>seconds * 1000000 if take_number(&c, 86400, &seconds) else 0
+
+
+cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    """A final response other than a 2xx to an INVITE: a success goes upstream, a failure is kept if it is the best so far."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef uint32_t server = t.server, size
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef uint8_t* out = NULL
+    cdef int64_t rest
+    cdef int status = 500 if m.status == 503 else m.status
+    if m.status == 503 and t.slot >= 0:
+        rest = read_retry_after(m)
+        p.targets.load[t.slot].rest_until = p.now + rest
+        emit(&p.events, EVENT_BUSY, p.now, t.slot, 503, 0, rest, NULL, 0)
+    if s.state >= COMPLETED:
+        return
+    if m.status < 300:
+        size = write_upstream(p, m, m.status, &out)
+        if size:
+            send_response(p, server, out, size, m.status)
+        return
+    if rank(m.status) < rank(s.best_status):
+        size = write_upstream(p, m, status, &out)
+        if size:
+            release(&p.transactions.pool, &s.best)
+            s.best = keep(&p.transactions.pool, out, size)
+            s.best_status = m.status
+    if m.status >= 600:
+        cancel_others(p, server, client)
+    attempt_failed(p, server, m.status, t.slot, p.view.failover_on[m.status] != 0)
+
+
+cdef int rank(int status) noexcept nogil:
+    """Order of choice of step 6: a 6xx, then the lowest class, within 4xx what helps the caller most; low is better."""
+    if status == 0:
+        return 10000
+    if status >= 600:
+        return 0
+    if status == 401 or status == 407 or status == 415 or status == 420 or status == 484:
+        return 400
+    if status == 503:
+        return 599  # of no use upstream: it speaks of one server, not of us
+    if status >= 400 and status < 500:
+        return 401 + (status == 408)
+    return status // 100 * 100
+
+
+# --- the response context
+
+cdef bint still_running(Proxy* p, uint32_t server) noexcept nogil:
+    """An attempt that was not given up waits for its final response."""
+    cdef uint32_t client = p.transactions.slab[server].first
+    cdef Transaction* t
+    while client:
+        t = &p.transactions.slab[client]
+        if t.state <= PROCEEDING and not t.flags & ABANDONED:
+            return True
+        client = t.sibling
+    return False
+
+
+cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint retry) noexcept nogil:
+    """One attempt ended without success: try the next destination, or answer when none is left and none still runs."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef int why = 0
+    if slot >= 0:
+        p.targets.load[slot].failed += 1
+    if s.state >= COMPLETED:
+        return
+    if rank(status) < rank(s.best_status):
+        s.best_status = <uint16_t>status
+        release(&p.transactions.pool, &s.best)
+    if retry and s.best_status < 600 and attempt_again(p, server, &why):
+        if slot >= 0:
+            p.targets.load[slot].failovers += 1
+        return
+    if not still_running(p, server):
+        conclude(p, server)
+
+
+cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
+    """Step 6: the best response goes upstream; without any, 408 to an INVITE and silence to others (RFC 4320)."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef int status = s.best_status
+    cdef uint8_t* out
+    cdef uint32_t size
+    if s.flags & NEW_CALL and p.view.record:
+        record_call(p, EVENT_FAILED, -1, status, s)
+    if s.best != NULL:
+        size = s.best.size
+        out = outbox_reserve(&p.outbox, size)
+        if out != NULL:
+            memcpy(out, s.best.data, size)
+            send_response(p, server, out, size, 500 if status == 503 else status)
+    elif s.flags & CANCELLED:
+        answer_transaction(p, server, 487, b"Request Terminated", NULL)
+    elif status == 503 or status == 500:
+        answer_transaction(p, server, 500, b"No Destination Reached", NULL)
+    elif s.machine == SERVER_INVITE:
+        answer_transaction(p, server, 408, b"Request Timeout", NULL)
+    else:
+        destroy(&p.transactions, server)
+
+
+# --- timers and errors
+
+cdef void client_timer(Proxy* p, uint32_t client) noexcept nogil:
+    cdef Transaction* t = &p.transactions.slab[client]
+    if t.expire_at and t.expire_at <= p.now:
+        expired(p, client)
+        return
+    if t.give_up_at and t.give_up_at <= p.now:
+        t.give_up_at = 0
+        silent(p, client)
+    if t.retransmit_at and t.retransmit_at <= p.now:
+        retransmit(p, client)
+    schedule(&p.transactions, client)
+
+
+cdef void retransmit(Proxy* p, uint32_t client) noexcept nogil:
+    """Timer A doubles without end, Timer E up to T2 (sections 17.1.1.2 and 17.1.2.2)."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef Cell cell = machine_step(t.machine, t.state, TIMER_RETRANSMIT)
+    t.retransmit_at = 0
+    if cell.actions & WRONG:
+        p.counters[WRONG_EVENTS] += 1
+        return
+    if cell.actions & DO_SEND and t.request != NULL:
+        outbox_send(&p.outbox, t.request.data, t.request.size, &t.flow)
+        p.counters[RETRANSMITTED] += 1
+    if cell.actions & DO_AGAIN:
+        t.interval *= 2
+        if t.machine == CLIENT_OTHER and (t.interval > T2 or t.state == PROCEEDING):
+            t.interval = T2
+        t.retransmit_at = p.now + t.interval
+
+
+cdef void silent(Proxy* p, uint32_t client) noexcept nogil:
+    """No response at all in first_response_timeout: the next destination is tried, this one no longer waited for."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef int why = 0, slot = t.slot
+    p.counters[SILENT] += 1
+    emit(&p.events, EVENT_SILENT, p.now, slot, 0, 0, 0, NULL, 0)
+    if t.server == 0 or not has_candidate(p, t.server):
+        return
+    t.flags |= ABANDONED | WANT_CANCEL
+    t.retransmit_at = 0
+    leave_setup(p, client)
+    if attempt_again(p, t.server, &why):
+        if slot >= 0:
+            p.targets.load[slot].failovers += 1
+    else:
+        t.flags &= <uint16_t>~<uint16_t>(ABANDONED | WANT_CANCEL)
+
+
+cdef void expired(Proxy* p, uint32_t client) noexcept nogil:
+    """Timers B and F, C, or the one that ends the transaction."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    if t.state > PROCEEDING:
+        end_client(p, client, TIMER_WAIT, 0)
+        return
+    if t.machine == CLIENT_INVITE and t.state == PROCEEDING and not t.flags & CANCEL_SENT:
+        # Timer C (section 16.8): cancel, and give the 487 its time.
+        t.expire_at = p.now + LIFETIME
+        send_cancel(p, client)
+        schedule(&p.transactions, client)
+        return
+    end_client(p, client, TIMER_TIMEOUT, 408)
+
+
+cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexcept nogil:
+    """A client transaction ends by a timer or an error; a failure counts for its server transaction as *status*."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef Cell cell = machine_step(t.machine, t.state, happening)
+    cdef uint32_t server = t.server
+    cdef int slot = t.slot
+    cdef bint abandoned = t.flags & ABANDONED != 0
+    if cell.actions & WRONG:
+        p.counters[WRONG_EVENTS] += 1
+        destroy(&p.transactions, client)
+        return
+    if not cell.actions & DO_END:
+        t.state = cell.state
+        return
+    if cell.actions & DO_TELL:
+        if t.flags & PROBE:
+            emit(&p.events, EVENT_PROBE, p.now, slot, 0 if status == 408 else -1, <int64_t>t.call, p.now - t.created, NULL, 0)
+        else:
+            p.counters[TIMEOUTS if status == 408 else REFUSED] += 1
+            if status == 503:
+                emit(&p.events, EVENT_REFUSED, p.now, slot, 0, 0, 0, NULL, 0)
+    leave_setup(p, client)
+    destroy(&p.transactions, client)
+    if cell.actions & DO_TELL and server and not abandoned:
+        attempt_failed(p, server, status, slot, True)
+
+
+cdef void transport_failed(Proxy* p, const uint8_t* data, uint32_t size, const Address* to) noexcept nogil:
+    """ICMP quotes the datagram that failed: the branch in it says which attempt counts as a 503 (section 16.9)."""
+    cdef uint64_t key[2]
+    cdef Branch branch
+    cdef const uint8_t* found
+    cdef uint32_t client
+    cdef bint is_invite = size > 7 and memcmp(data, b"INVITE ", 7) == 0
+    cdef bint is_cancel = size > 7 and memcmp(data, b"CANCEL ", 7) == 0
+    if size > 8 and memcmp(data, b"SIP/2.0 ", 8) == 0:
+        return  # a response that failed ends nothing (RFC 6026 section 7.1)
+    found = <const uint8_t*>memmem(data, size, b";branch=z9hG4bK", 15)
+    if found == NULL:
+        return
+    found += 8
+    if <uint32_t>(data + size - found) >= BRANCH_LENGTH and read_branch(found, span_of(0, BRANCH_LENGTH), &branch):
+        key[0] = branch.mac
+        key[1] = KEY_INVITE if is_invite else (KEY_CANCEL if is_cancel else KEY_OTHER)
+    elif <uint32_t>(data + size - found) >= 24 and found[7] == 0x70 and read_hex(found + 8, 16, &key[0]):
+        key[1] = KEY_PROBE
+    else:
+        return
+    client = find(&p.transactions, key)
+    if client and same_address(&p.transactions.slab[client].flow.peer, to):
+        end_client(p, client, TRANSPORT_ERROR, 503)
+
+
+cdef void leave_destination(Proxy* p, int slot) noexcept nogil:
+    """A destination went down: attempts it has answered with no more than a 100 go on elsewhere at once."""
+    cdef uint32_t client
+    cdef Transaction* t
+    cdef int why = 0
+    for client in range(1, p.transactions.high + 1):
+        t = &p.transactions.slab[client]
+        if t.key[1] != KEY_INVITE or t.slot != slot or t.state > PROCEEDING or t.status > 100 or t.server == 0:
+            continue
+        if t.flags & (ABANDONED | WANT_CANCEL) or not has_candidate(p, t.server):
+            continue
+        t.flags |= ABANDONED | WANT_CANCEL
+        t.retransmit_at = t.give_up_at = 0
+        schedule(&p.transactions, client)
+        leave_setup(p, client)
+        if attempt_again(p, t.server, &why):
+            p.targets.load[slot].failovers += 1

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Route information preprocessing (RFC 3261 section 16.4) and the next hop (section 16.6 step 7)."""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from ubisip.core.address cimport Flow, is_routable, parse_ip
+from ubisip.core.headers cimport NameAddr, parse_name_addr
+from ubisip.core.message cimport HEADER_ROUTE, ParsedMessage, header_value, next_header
+from ubisip.core.proxy cimport Proxy
+from ubisip.core.snapshot cimport find_destination_address, find_destination_host, is_own, listener_for
+from ubisip.core.span cimport Span, span_of
+from ubisip.core.token cimport SipHash, read_token, siphash_add, siphash_end, siphash_init
+from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, parse_uri, uri_parameter
+
+
+cdef bint collect(const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
+    """Every Route value in order, of however many lines; False: one breaks the grammar, or they are too many."""
+    cdef int line = m.first[HEADER_ROUTE]
+    cdef uint32_t at, end
+    cdef NameAddr value
+    while line >= 0:
+        at = m.headers[line].value
+        end = at + m.headers[line].value_length
+        while at:
+            if plan.count == MAX_ROUTES or not parse_name_addr(m.data, span_of(at, end), True, &value):
+                return False
+            plan.routes[plan.count] = value.value
+            plan.count += 1
+            at = value.next
+        line = next_header(m, line)
+    plan.end = plan.count
+    return True
+
+
+cdef bint read_route(const ParsedMessage* m, Span value, Span* text, Uri* uri) noexcept nogil:
+    cdef NameAddr parsed
+    if not parse_name_addr(m.data, value, False, &parsed):
+        return False
+    text[0] = parsed.uri
+    return parse_uri(m.data, parsed.uri, uri)
+
+
+cdef TokenState check_token(Proxy* p, const ParsedMessage* m, const Uri* uri, Token* token) noexcept nogil:
+    cdef Span text
+    if not uri_parameter(m.data, uri, b"u", 1, &text):
+        return TOKEN_NONE
+    return TOKEN_GOOD if read_token(&p.keys, m.data, text, m.call_id, token) else TOKEN_BAD
+
+
+cdef bint take_request_uri(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
+    """A strict router upstream put our Record-Route value into the Request-URI: the last Route value belongs there.
+
+    False: that value is no URI.
+    """
+    cdef Span unused
+    plan.uri = m.uri
+    plan.request_uri = m.request_uri
+    if plan.count == 0 or not uri_parameter(m.data, &m.request_uri, b"lr", 2, &unused):
+        return True
+    if not is_own(p.view, m.data, &m.request_uri):
+        return True
+    plan.token_state = check_token(p, m, &m.request_uri, &plan.token)
+    plan.uri_moved = True
+    plan.end -= 1
+    return read_route(m, plan.routes[plan.end], &plan.uri, &plan.request_uri)
+
+
+cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
+    """Take our own values off the Route set and find what is next. Gives 0, or the status to answer."""
+    cdef Uri uri
+    cdef Token token
+    cdef TokenState state
+    cdef Span text, unused
+    memset(plan, 0, sizeof(RoutePlan))
+    if not collect(m, plan) or not take_request_uri(p, m, plan):
+        return 400
+    while plan.first < plan.end:
+        if not read_route(m, plan.routes[plan.first], &text, &uri):
+            return 400
+        state = check_token(p, m, &uri, &token)
+        # Another gateway's value is ours when its token verifies: any gateway continues any call.
+        if not is_own(p.view, m.data, &uri) and state != TOKEN_GOOD:
+            plan.has_route = True
+            plan.route = text
+            plan.route_uri = uri
+            plan.loose = uri_parameter(m.data, &uri, b"lr", 2, &unused)
+            break
+        if state == TOKEN_BAD or plan.token_state == TOKEN_NONE:
+            plan.token_state = state
+            plan.token = token
+        plan.first += 1
+    plan.own = is_own(p.view, m.data, &plan.request_uri)
+    return 403 if plan.token_state == TOKEN_BAD else 0
+
+
+cdef uint64_t loop_hash(const ParsedMessage* m) noexcept nogil:
+    """What a request must differ in to be a spiral and no loop (RFC 5393 section 4.2.1): Request-URI and Route set."""
+    cdef uint64_t key[2]
+    cdef SipHash h
+    cdef int line = m.first[HEADER_ROUTE]
+    key[0] = key[1] = 0
+    siphash_init(&h, key)
+    siphash_add(&h, m.data + m.uri.at, m.uri.length)
+    while line >= 0:
+        siphash_add(&h, m.data + m.headers[line].value, m.headers[line].value_length)
+        line = next_header(m, line)
+    return siphash_end(&h)
+
+
+cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, int* slot) noexcept nogil:
+    """The address of a URI: a literal, or the name of a destination of the platform. False: the core cannot know it.
+
+    *slot* is the destination that has this address, -1 when none has; *hop* leaves from the listener that fits.
+    """
+    cdef int listener
+    if uri.scheme != SCHEME_SIP and uri.scheme != SCHEME_SIPS:
+        return False
+    hop.stream = 0
+    if parse_ip(m.data, uri.host, &hop.peer):
+        hop.peer.port = uri.port if uri.port else 5060
+        if not is_routable(&hop.peer):
+            return False
+        slot[0] = find_destination_address(p.view, &hop.peer)
+    else:
+        slot[0] = find_destination_host(p.view, m.data, uri)
+        if slot[0] < 0:
+            return False
+    if slot[0] >= 0:
+        hop.peer = p.view.destinations[slot[0]].address
+        hop.listener = p.view.destinations[slot[0]].listener
+        return True
+    listener = listener_for(p.view, &hop.peer, hop.listener)
+    if listener < 0:
+        return False
+    hop.listener = <unsigned char>listener
+    return True

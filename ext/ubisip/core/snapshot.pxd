@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that the core knows of the platform, immutable: listeners, destinations, sources, policy."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from ubisip.core.address cimport Address
+from ubisip.core.span cimport Span
+from ubisip.core.uri cimport Uri
+
+cdef enum:
+    LISTENERS = 16           # listeners of one gateway
+    DESTINATIONS = 256       # carriers and servers of one platform, those gone by reload included
+    SOURCES = 4096           # addresses and networks that may send
+    ALIASES = 256            # names and addresses that stand for this gateway: those of all gateways
+    EMERGENCY = 64           # emergency numbers
+    TEXT = 96                # octets of a "host:port"
+
+cdef enum Policy:
+    POLICY_HASH
+    POLICY_LEAST_CALLS
+    POLICY_ROUND_ROBIN
+    POLICY_WEIGHTED
+
+cdef enum Side:
+    SIDE_CARRIER
+    SIDE_SERVER
+
+cdef enum OperatorSwitch:
+    SWITCH_READY
+    SWITCH_DRAIN
+    SWITCH_MAINTENANCE
+
+cdef struct Text:
+    char text[TEXT]
+    uint32_t length
+
+cdef struct Listener:
+    bint present             # a UDP socket of the core's
+    bint wildcard            # 0.0.0.0 or [::]
+    Address address
+    Text via                 # sent-protocol and sent-by of the Via we add
+    Text record_route        # hostport of the Record-Route we add
+
+cdef struct Destination:
+    bint present
+    uint32_t id              # the same on every gateway: a hash of the name
+    Side side
+    bint far                 # of another site than ours
+    Address address
+    uint8_t listener
+    Text hostport            # for the Request-URI
+    double weight            # ramp included
+    bint usable
+    OperatorSwitch switch
+    uint32_t max_calls
+    double max_cps
+    int64_t t1               # microseconds
+
+cdef struct Source:
+    Address address          # port 0: any
+    int slot                 # -1: the place in the table is free
+
+cdef struct Network:
+    uint8_t ip[16]
+    int bits
+    uint16_t port
+    int slot
+
+cdef struct Alias:
+    Text host                # lower case
+    uint16_t port
+
+cdef struct PlatformView:
+    Listener listeners[LISTENERS]
+    int listener_count
+    Destination destinations[DESTINATIONS]
+    int destination_count    # one past the highest slot present
+    Source* sources          # exact addresses, open addressing
+    uint32_t source_mask
+    Network* networks        # the longest prefix first
+    int network_count
+    Alias aliases[ALIASES]
+    int alias_count
+    Text emergency[EMERGENCY]
+    int emergency_count
+    uint8_t failover_on[700]
+    Policy policy
+    int64_t first_response_timeout   # microseconds, as all times
+    int64_t timer_c
+    int64_t hook_timeout
+    uint32_t max_transactions
+    uint64_t max_memory
+    uint32_t max_calls
+    double source_cps
+    double refusals
+    bint draining
+    bint hook
+    bint record
+
+cdef class Snapshot:
+    cdef PlatformView* view
+    cdef set_routing(self, config)
+    cdef add_alias(self, str host, int port)
+    cdef set_listeners(self, gateway)
+    cdef set_aliases(self, config)
+    cdef set_destination(self, peer, int slot, gateway, state, address, t1)
+    cdef add_source(self, const Address* address, int slot)
+    cdef set_sources(self, config, slots)
+
+cdef int find_source(const PlatformView* view, const Address* address) noexcept nogil
+cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil
+cdef int find_destination_address(const PlatformView* view, const Address* address) noexcept nogil
+cdef int find_destination_host(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
+cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
+cdef int listener_for(const PlatformView* view, const Address* address, int preferred) noexcept nogil
+cdef bint is_emergency_number(const PlatformView* view, const uint8_t* data, Span user) noexcept nogil

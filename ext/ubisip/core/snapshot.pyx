@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that the core knows of the platform, immutable: listeners, destinations, sources, policy."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+from ubisip.core.address cimport Address, address_from_text, is_ipv4, parse_ip, same_address, same_ip, write_ip, write_number
+from ubisip.core.span cimport Span, fold, span_of
+from ubisip.core.token cimport SipHash, siphash_add, siphash_end, siphash_init
+from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri
+
+from ubisip.platform import DestinationState, Kind, Switch
+
+MAX_DESTINATIONS = DESTINATIONS
+
+POLICIES = {"hash": POLICY_HASH, "least-calls": POLICY_LEAST_CALLS, "round-robin": POLICY_ROUND_ROBIN,
+            "weighted": POLICY_WEIGHTED}
+SWITCHES = {Switch.READY: SWITCH_READY, Switch.DRAIN: SWITCH_DRAIN, Switch.MAINTENANCE: SWITCH_MAINTENANCE}
+
+
+cdef uint32_t name_id(str name):
+    """The same 32 bits for a name on every gateway; never 0, which stands for nobody."""
+    cdef uint64_t key[2]
+    cdef SipHash h
+    cdef bytes text = name.encode()
+    key[0] = key[1] = 0
+    siphash_init(&h, key)
+    siphash_add(&h, <const uint8_t*><char*>text, <uint32_t>len(text))
+    return <uint32_t>siphash_end(&h) or 1
+
+
+cdef int64_t microseconds(seconds) except? -1:
+    return <int64_t>(float(seconds) * 1e6)
+
+
+cdef void set_text(Text* out, str text) except *:
+    cdef bytes octets = text.encode()
+    if len(octets) > TEXT:
+        raise ValueError(f"{text!r} is longer than {TEXT} octets")
+    out.length = <uint32_t>len(octets)
+    memcpy(out.text, <char*>octets, out.length)
+
+
+cdef uint32_t source_hash(const Address* address) noexcept nogil:
+    cdef uint32_t word, mixed = address.port * 0x9E3779B1u
+    cdef int i
+    for i in range(4):
+        memcpy(&word, address.ip + 4 * i, 4)
+        mixed = (mixed ^ word) * 0x85EBCA6Bu
+        mixed ^= mixed >> 15
+    return mixed
+
+
+cdef int find_exact(const PlatformView* view, const Address* address) noexcept nogil:
+    cdef uint32_t at = source_hash(address) & view.source_mask
+    while view.sources[at].slot >= 0:
+        if same_address(&view.sources[at].address, address):
+            return view.sources[at].slot
+        at = (at + 1) & view.source_mask
+    return -1
+
+
+cdef bint in_network(const Network* network, const Address* address) noexcept nogil:
+    cdef int whole = network.bits // 8, rest = network.bits % 8
+    if network.port and network.port != address.port:
+        return False
+    if memcmp(network.ip, address.ip, whole) != 0:
+        return False
+    return rest == 0 or (network.ip[whole] ^ address.ip[whole]) >> (8 - rest) == 0
+
+
+cdef int find_source(const PlatformView* view, const Address* address) noexcept nogil:
+    """Slot of the peer that may send from *address*, the most specific source first; -1: a stranger."""
+    cdef Address any_port = address[0]
+    cdef int slot = find_exact(view, address), i
+    if slot >= 0:
+        return slot
+    any_port.port = 0
+    slot = find_exact(view, &any_port)
+    if slot >= 0:
+        return slot
+    for i in range(view.network_count):
+        if in_network(&view.networks[i], address):
+            return view.networks[i].slot
+    return -1
+
+
+cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil:
+    cdef int slot
+    for slot in range(view.destination_count):
+        if view.destinations[slot].present and view.destinations[slot].id == id:
+            return slot
+    return -1
+
+
+cdef int find_destination_address(const PlatformView* view, const Address* address) noexcept nogil:
+    cdef int slot
+    for slot in range(view.destination_count):
+        if view.destinations[slot].present and same_address(&view.destinations[slot].address, address):
+            return slot
+    return -1
+
+
+cdef bint same_text(const Text* text, const uint8_t* data, Span span) noexcept nogil:
+    """The same but for case."""
+    cdef uint32_t i
+    if text.length != span.length:
+        return False
+    for i in range(span.length):
+        if fold(data[span.at + i]) != fold(<uint8_t>text.text[i]):
+            return False
+    return True
+
+
+cdef int find_destination_host(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil:
+    """Slot of the destination whose URI has this host and port as written."""
+    cdef int slot
+    for slot in range(view.destination_count):
+        if view.destinations[slot].present and same_text(&view.destinations[slot].hostport, data, uri.hostport):
+            return slot
+    return -1
+
+
+cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil:
+    """The URI's host and port name this gateway."""
+    cdef uint16_t port = uri.port if uri.port else 5060
+    cdef Address address
+    cdef int i
+    if uri.scheme != SCHEME_SIP and uri.scheme != SCHEME_SIPS:
+        return False
+    for i in range(view.alias_count):
+        if view.aliases[i].port == port and same_text(&view.aliases[i].host, data, uri.host):
+            return True
+    if not parse_ip(data, uri.host, &address):
+        return False
+    address.port = port
+    for i in range(view.listener_count):
+        if view.listeners[i].address.port != port:
+            continue
+        if same_ip(&view.listeners[i].address, &address):
+            return True
+        # Behind a wildcard any address may be ours, unless we know whose it is.
+        if view.listeners[i].wildcard and find_destination_address(view, &address) < 0:
+            return True
+    return False
+
+
+cdef uint32_t shared_bits(const Address* a, const Address* b) noexcept nogil:
+    """How many leading octets two addresses share: the fit of a listener's network."""
+    cdef uint32_t i
+    if is_ipv4(a) != is_ipv4(b):
+        return 0
+    for i in range(16):
+        if a.ip[i] != b.ip[i]:
+            return i + 1
+    return 17
+
+
+cdef int listener_for(const PlatformView* view, const Address* address, int preferred) noexcept nogil:
+    """The listener to send from: of those of the address's family the one nearest by network, *preferred* among equals."""
+    cdef int i, best = -1
+    cdef uint32_t fit, best_fit = 0
+    for i in range(view.listener_count):
+        if not view.listeners[i].present:
+            continue
+        fit = shared_bits(&view.listeners[i].address, address)
+        if fit > best_fit or (fit == best_fit and best >= 0 and i == preferred):
+            best = i
+            best_fit = fit
+    return best
+
+
+cdef bint is_emergency_number(const PlatformView* view, const uint8_t* data, Span user) noexcept nogil:
+    cdef int i
+    for i in range(view.emergency_count):
+        if same_text(&view.emergency[i], data, user):
+            return True
+    return False
+
+
+def split_advertise(advertise: str) -> tuple[str, str]:
+    """``host:port`` or ``host`` into the two, the port empty when it is not written."""
+    host, colon, port = advertise.rpartition(":")
+    return (host, port) if colon and port.isdigit() else (advertise, "")
+
+
+class Slots:
+    """Remembers which slot of the core's tables belongs to which destination name, across reloads."""
+
+    def __init__(self) -> None:
+        self.names = []
+
+    def slot(self, name: str) -> int:
+        """The slot of *name*, given out at its first use.
+
+        :raises OverflowError: more than MAX_DESTINATIONS names were ever used.
+        """
+        if name in self.names:
+            return self.names.index(name)
+        if len(self.names) == DESTINATIONS:
+            raise OverflowError(f"more than {DESTINATIONS} carriers and servers, those gone by reload included")
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def name(self, slot: int) -> str:
+        return self.names[slot]
+
+
+cdef class Snapshot:
+    """All that the core knows of the platform at one moment, immutable."""
+
+    def __cinit__(self, config, str node, slots, states=None, *, addresses=None, bint draining=False, bint hook=False,
+                  bint record=False):
+        self.view = <PlatformView*>calloc(1, sizeof(PlatformView))
+        if self.view == NULL:
+            raise MemoryError
+        gateway = config.gateway(node)
+        self.set_routing(config)
+        self.view.draining = draining
+        self.view.hook = hook
+        self.view.record = record
+        self.set_listeners(gateway)
+        self.set_aliases(config)
+        for peer in config.peers:
+            self.set_destination(peer, slots.slot(peer.name), gateway, (states or {}).get(peer.name) or DestinationState(),
+                                 (addresses or {}).get(peer.name), config.routing.t1)
+        self.set_sources(config, slots)
+
+    def __dealloc__(self):
+        if self.view != NULL:
+            free(self.view.sources)
+            free(self.view.networks)
+            free(self.view)
+
+    cdef set_routing(self, config):
+        cdef PlatformView* view = self.view
+        routing, limits = config.routing, config.limits
+        view.policy = POLICIES[routing.policy]
+        view.first_response_timeout = microseconds(routing.first_response_timeout)
+        view.timer_c = microseconds(routing.timer_c)
+        view.hook_timeout = microseconds(routing.hook_timeout)
+        for status in routing.failover_on:
+            view.failover_on[status] = 1
+        if len(routing.emergency) > EMERGENCY:
+            raise ValueError(f"more than {EMERGENCY} emergency numbers")
+        for number in routing.emergency:
+            set_text(&view.emergency[view.emergency_count], number)
+            view.emergency_count += 1
+        view.max_transactions = limits.transactions
+        view.max_memory = <uint64_t>limits.memory << 20
+        view.max_calls = limits.calls
+        view.source_cps = limits.source_cps
+        view.refusals = limits.refusals
+
+    cdef add_alias(self, str host, int port):
+        cdef Alias* alias
+        if self.view.alias_count == ALIASES:
+            raise ValueError(f"a gateway answers to at most {ALIASES} names")
+        alias = &self.view.aliases[self.view.alias_count]
+        set_text(&alias.host, host.lower())
+        alias.port = <uint16_t>port
+        self.view.alias_count += 1
+
+    cdef set_listeners(self, gateway):
+        cdef Listener* listener
+        host, port = split_advertise(gateway.advertise)
+        for endpoint in gateway.listen:
+            if self.view.listener_count == LISTENERS:
+                raise ValueError(f"a gateway has at most {LISTENERS} listeners")
+            listener = &self.view.listeners[self.view.listener_count]
+            self.view.listener_count += 1
+            listener.present = endpoint.transport == "udp"
+            if not address_from_text(endpoint.host, endpoint.port, &listener.address):
+                raise ValueError(f"{endpoint} is no address")
+            listener.wildcard = endpoint.host in ("0.0.0.0", "::")
+            if listener.wildcard and not host:
+                raise ValueError(f"{endpoint}: a gateway that listens on every address must say which name to advertise")
+            literal = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+            advertised = host or literal
+            advertised_port = int(port or endpoint.port)
+            hostport = f"{advertised}:{advertised_port}" if advertised == literal or advertised_port != 5060 else advertised
+            set_text(&listener.record_route, hostport)
+            set_text(&listener.via,
+                     f"SIP/2.0/{endpoint.transport.upper()} {hostport if listener.wildcard else f'{literal}:{endpoint.port}'}")
+
+    cdef set_aliases(self, config):
+        """A call that a carrier sends to another gateway of ours than the one its Request-URI names is for us all the same."""
+        for gateway in config.gateways:
+            host, port = split_advertise(gateway.advertise)
+            for endpoint in gateway.listen:
+                self.add_alias(f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host, endpoint.port)
+                if host:
+                    self.add_alias(host, int(port or endpoint.port))
+
+    cdef set_destination(self, peer, int slot, gateway, state, address, t1):
+        cdef Destination* destination = &self.view.destinations[slot]
+        cdef int i
+        host = peer.endpoint.host
+        if not address_from_text(host, peer.endpoint.port, &destination.address):
+            if address is None or not address_from_text(address, peer.endpoint.port, &destination.address):
+                return  # a name that does not resolve: no calls go there, and its health says so
+        destination.present = True
+        destination.id = name_id(peer.name)
+        destination.side = SIDE_CARRIER if peer.kind is Kind.CARRIER else SIDE_SERVER
+        destination.far = peer.site != gateway.site
+        literal = f"[{host}]" if ":" in host else host
+        set_text(&destination.hostport, f"{literal}:{peer.endpoint.port}")
+        destination.weight = peer.weight * state.ramp
+        destination.usable = state.usable
+        destination.switch = SWITCHES[state.switch]
+        destination.max_calls = peer.max_calls
+        destination.max_cps = peer.max_cps
+        # T1 may be shorter than 500 ms only in networks of our own (RFC 3261 section 17.1.1.1).
+        destination.t1 = microseconds(t1 if peer.kind is Kind.SERVER else 0.5)
+        destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0))
+        for i, endpoint in enumerate(gateway.listen):
+            if peer.listener and str(endpoint) == peer.listener:
+                destination.listener = <uint8_t>i
+        self.view.destination_count = max(self.view.destination_count, slot + 1)
+
+    cdef add_source(self, const Address* address, int slot):
+        cdef uint32_t at = source_hash(address) & self.view.source_mask
+        while self.view.sources[at].slot >= 0:
+            if same_address(&self.view.sources[at].address, address):
+                return
+            at = (at + 1) & self.view.source_mask
+        self.view.sources[at].address = address[0]
+        self.view.sources[at].slot = slot
+
+    cdef set_sources(self, config, slots):
+        cdef PlatformView* view = self.view
+        cdef Address address
+        cdef Network* network
+        cdef uint32_t size = 16, i
+        cdef int slot
+        entries = [(source, slots.slot(peer.name)) for peer in config.peers for source in peer.sources]
+        if len(entries) > SOURCES:
+            raise ValueError(f"more than {SOURCES} sources")
+        while size < 2 * (len(entries) + DESTINATIONS):
+            size *= 2
+        view.sources = <Source*>calloc(size, sizeof(Source))
+        view.networks = <Network*>calloc(len(entries) + 1, sizeof(Network))
+        if view.sources == NULL or view.networks == NULL:
+            raise MemoryError
+        view.source_mask = size - 1
+        for i in range(size):
+            view.sources[i].slot = -1
+        entries.sort(key=lambda entry: (-entry[0].network.prefixlen, entry[0].port is None))
+        for source, slot in entries:
+            address_from_text(str(source.network.network_address), source.port or 0, &address)
+            if source.network.num_addresses == 1:
+                self.add_source(&address, slot)
+                continue
+            network = &view.networks[view.network_count]
+            view.network_count += 1
+            memcpy(network.ip, address.ip, 16)
+            network.bits = source.network.prefixlen + (96 if source.network.version == 4 else 0)
+            network.port = source.port or 0
+            network.slot = slot
+        # The very address that requests go to is also one that may send.
+        for slot in range(view.destination_count):
+            if view.destinations[slot].present and find_source(view, &view.destinations[slot].address) < 0:
+                self.add_source(&view.destinations[slot].address, slot)

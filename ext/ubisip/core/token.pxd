@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keyed MACs: the branch of our Via and the token of our Record-Route (DESIGN section 5)."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from ubisip.core.address cimport Address
+from ubisip.core.span cimport Span
+
+cdef enum:
+    MAX_KEYS = 4             # one that signs, three that may still verify while the ring is rolled
+    BRANCH_LENGTH = 42       # "z9hG4bK" "u" attempt(2) destination(8) loop(8) mac(16)
+    TOKEN_LENGTH = 40        # caller(8) callee(8) tag(4) listeners(2+2) mac(16)
+
+
+cdef struct KeyRing:
+    uint64_t key[MAX_KEYS][2]
+    int count
+
+
+cdef struct SipHash:
+    uint64_t v0, v1, v2, v3
+    uint64_t tail            # octets not yet a whole word
+    uint32_t length
+
+
+cdef struct Branch:
+    uint8_t attempt          # which try of the request this is
+    uint32_t destination     # id of the destination; 0: none of the platform
+    uint32_t loop            # what a request must differ in to be a spiral and no loop (RFC 5393 section 4.2)
+    uint64_t mac
+
+
+cdef struct Token:
+    uint32_t caller          # id of the peer the dialog was set up from; 0: none of the platform
+    uint32_t callee
+    uint16_t tag             # hash of the caller's From tag: tells which way a request goes
+    uint8_t caller_listener
+    uint8_t callee_listener
+
+
+cdef void siphash_init(SipHash* h, const uint64_t* key) noexcept nogil
+cdef void siphash_add(SipHash* h, const uint8_t* data, uint32_t length) noexcept nogil
+cdef void siphash_add_number(SipHash* h, uint64_t number) noexcept nogil
+cdef uint64_t siphash_end(SipHash* h) noexcept nogil
+cdef uint64_t siphash_end_second(SipHash* h) noexcept nogil
+
+cdef void sign_branch(const KeyRing* keys, Branch* branch, const uint8_t* data, Span call_id,
+                      Span from_tag, uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil
+cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
+                        uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil
+cdef void write_branch(const Branch* branch, char* out) noexcept nogil
+cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogil
+
+cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id, char* out) noexcept nogil
+cdef bint read_token(const KeyRing* keys, const uint8_t* data, Span text, Span call_id, Token* out) noexcept nogil
+
+cdef void write_hex(uint64_t value, uint32_t digits, char* out) noexcept nogil
+cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept nogil

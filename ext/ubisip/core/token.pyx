@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keyed MACs: the branch of our Via and the token of our Record-Route (DESIGN section 5).
+
+SipHash-2-4 (Aumasson, Bernstein 2012) with 64-bit tags: made for short messages, and a guess costs a datagram.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from ubisip.core.address cimport Address
+from ubisip.core.span cimport Span
+
+
+cdef inline uint64_t rotate(uint64_t x, int bits) noexcept nogil:
+    return (x << bits) | (x >> (64 - bits))
+
+
+cdef inline void sip_round(SipHash* h) noexcept nogil:
+    h.v0 += h.v1
+    h.v1 = rotate(h.v1, 13) ^ h.v0
+    h.v0 = rotate(h.v0, 32)
+    h.v2 += h.v3
+    h.v3 = rotate(h.v3, 16) ^ h.v2
+    h.v0 += h.v3
+    h.v3 = rotate(h.v3, 21) ^ h.v0
+    h.v2 += h.v1
+    h.v1 = rotate(h.v1, 17) ^ h.v2
+    h.v2 = rotate(h.v2, 32)
+
+
+cdef inline void sip_word(SipHash* h, uint64_t word) noexcept nogil:
+    h.v3 ^= word
+    sip_round(h)
+    sip_round(h)
+    h.v0 ^= word
+
+
+cdef void siphash_init(SipHash* h, const uint64_t* key) noexcept nogil:
+    h.v0 = key[0] ^ <uint64_t>0x736F6D6570736575
+    h.v1 = key[1] ^ <uint64_t>0x646F72616E646F6D
+    h.v2 = key[0] ^ <uint64_t>0x6C7967656E657261
+    h.v3 = key[1] ^ <uint64_t>0x7465646279746573
+    h.tail = 0
+    h.length = 0
+
+
+cdef void siphash_add(SipHash* h, const uint8_t* data, uint32_t length) noexcept nogil:
+    cdef uint32_t filled = h.length & 7, i = 0
+    cdef uint64_t word
+    h.length += length
+    while filled and i < length:
+        h.tail |= <uint64_t>data[i] << (8 * filled)
+        i += 1
+        filled += 1
+        if filled == 8:
+            sip_word(h, h.tail)
+            h.tail = 0
+            filled = 0
+    while i + 8 <= length:
+        memcpy(&word, data + i, 8)
+        sip_word(h, word)
+        i += 8
+    while i < length:
+        h.tail |= <uint64_t>data[i] << (8 * filled)
+        filled += 1
+        i += 1
+
+
+cdef void siphash_add_number(SipHash* h, uint64_t number) noexcept nogil:
+    siphash_add(h, <const uint8_t*>&number, 8)
+
+
+cdef inline void add_field(SipHash* h, const uint8_t* data, Span span) noexcept nogil:
+    """A field with its length, so that two fields cannot be cut differently and give the same input."""
+    siphash_add(h, data + span.at, span.length)
+    siphash_add_number(h, span.length)
+
+
+cdef uint64_t siphash_end(SipHash* h) noexcept nogil:
+    sip_word(h, h.tail | <uint64_t>(h.length & 0xFF) << 56)
+    h.v2 ^= 0xFF
+    sip_round(h)
+    sip_round(h)
+    sip_round(h)
+    sip_round(h)
+    return h.v0 ^ h.v1 ^ h.v2 ^ h.v3
+
+
+cdef uint64_t siphash_end_second(SipHash* h) noexcept nogil:
+    """Sixty-four bits more, after siphash_end()."""
+    h.v1 ^= 0xDD
+    sip_round(h)
+    sip_round(h)
+    sip_round(h)
+    sip_round(h)
+    return h.v0 ^ h.v1 ^ h.v2 ^ h.v3
+
+
+cdef void write_hex(uint64_t value, uint32_t digits, char* out) noexcept nogil:
+    cdef uint32_t i
+    cdef const char* alphabet = b"0123456789abcdef"
+    for i in range(digits):
+        out[digits - 1 - i] = alphabet[value & 15]
+        value >>= 4
+
+
+cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept nogil:
+    """Lower-case digits only: one text for one value."""
+    cdef uint64_t value = 0
+    cdef uint32_t i
+    cdef uint8_t c
+    for i in range(digits):
+        c = data[i]
+        if 0x30 <= c <= 0x39:
+            value = value << 4 | (c - 0x30)
+        elif 0x61 <= c <= 0x66:
+            value = value << 4 | (c - 0x57)
+        else:
+            return False
+    out[0] = value
+    return True
+
+
+cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
+                         uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil:
+    cdef SipHash h
+    siphash_init(&h, key)
+    siphash_add_number(&h, <uint64_t>0x42 << 56 | <uint64_t>branch.attempt << 32 | branch.destination)
+    siphash_add_number(&h, <uint64_t>branch.loop << 32 | cseq)
+    siphash_add(&h, response_to.ip, 16)
+    siphash_add_number(&h, response_to.port)
+    add_field(&h, data, call_id)
+    add_field(&h, data, from_tag)
+    add_field(&h, data, upstream)
+    return siphash_end(&h)
+
+
+cdef void sign_branch(const KeyRing* keys, Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
+                      uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil:
+    """Give *branch* its MAC under the newest key.
+
+    All that is signed comes back in a response: so a response can be told from a forged one without any state, and the
+    same request always gets the same branch, on whichever gateway.
+    """
+    branch.mac = branch_mac(keys.key[0], branch, data, call_id, from_tag, cseq, upstream, response_to)
+
+
+cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
+                        uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil:
+    cdef int i
+    for i in range(keys.count):
+        if branch_mac(keys.key[i], branch, data, call_id, from_tag, cseq, upstream, response_to) == branch.mac:
+            return True
+    return False
+
+
+cdef void write_branch(const Branch* branch, char* out) noexcept nogil:
+    memcpy(out, b"z9hG4bKu", 8)
+    write_hex(branch.attempt, 2, out + 8)
+    write_hex(branch.destination, 8, out + 10)
+    write_hex(branch.loop, 8, out + 18)
+    write_hex(branch.mac, 16, out + 26)
+
+
+cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogil:
+    """False when the text is no branch of ours; the MAC is still to be verified."""
+    cdef uint64_t value = 0
+    cdef const uint8_t* at = data + text.at
+    cdef int i
+    if text.length != BRANCH_LENGTH:
+        return False
+    for i in range(8):
+        if at[i] != <uint8_t>(<const char*>b"z9hG4bKu")[i]:
+            return False
+    if not read_hex(at + 8, 2, &value):
+        return False
+    out.attempt = <uint8_t>value
+    if not read_hex(at + 10, 8, &value):
+        return False
+    out.destination = <uint32_t>value
+    if not read_hex(at + 18, 8, &value):
+        return False
+    out.loop = <uint32_t>value
+    return read_hex(at + 26, 16, &out.mac)
+
+
+cdef uint64_t token_mac(const uint64_t* key, const Token* token, const uint8_t* data, Span call_id) noexcept nogil:
+    cdef SipHash h
+    siphash_init(&h, key)
+    siphash_add_number(&h, <uint64_t>0x52 << 56 | <uint64_t>token.tag << 32 | <uint64_t>token.caller_listener << 8
+                       | token.callee_listener)
+    siphash_add_number(&h, <uint64_t>token.caller << 32 | token.callee)
+    add_field(&h, data, call_id)
+    return siphash_end(&h)
+
+
+cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id, char* out) noexcept nogil:
+    """The u parameter of our Record-Route: all that in-dialog routing needs, good for this Call-ID only."""
+    write_hex(token.caller, 8, out)
+    write_hex(token.callee, 8, out + 8)
+    write_hex(token.tag, 4, out + 16)
+    write_hex(token.caller_listener, 2, out + 20)
+    write_hex(token.callee_listener, 2, out + 22)
+    write_hex(token_mac(keys.key[0], token, data, call_id), 16, out + 24)
+
+
+cdef bint read_token(const KeyRing* keys, const uint8_t* data, Span text, Span call_id, Token* out) noexcept nogil:
+    """False when the token is not one that a gateway with one of our keys made for this Call-ID."""
+    cdef uint64_t caller = 0, callee = 0, tag = 0, first = 0, second = 0, mac = 0
+    cdef const uint8_t* at = data + text.at
+    cdef int i
+    if text.length != TOKEN_LENGTH:
+        return False
+    if not (read_hex(at, 8, &caller) and read_hex(at + 8, 8, &callee) and read_hex(at + 16, 4, &tag)
+            and read_hex(at + 20, 2, &first) and read_hex(at + 22, 2, &second) and read_hex(at + 24, 16, &mac)):
+        return False
+    out.caller = <uint32_t>caller
+    out.callee = <uint32_t>callee
+    out.tag = <uint16_t>tag
+    out.caller_listener = <uint8_t>first
+    out.callee_listener = <uint8_t>second
+    for i in range(keys.count):
+        if token_mac(keys.key[i], out, data, call_id) == mac:
+            return True
+    return False
