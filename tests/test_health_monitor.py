@@ -1,69 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor in virtual time: schedule, evidence of probes and traffic, the operator's switch, self-doubt."""
+"""The monitor in virtual time: evidence of probes and traffic, the schedule, the operator's switch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
+from health_cases import (
+    DEFAULT,
+    ONE,
+    PA2,
+    PA5,
+    PLATFORM,
+    REFUSED,
+    SERVERS,
+    SILENT,
+    Settings,
+    all_pass,
+    lose,
+    monitor,
+    state,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ubisip.health.evidence import SERVED, attempt, probe
+from ubisip.health.evidence import attempt, probe
 from ubisip.health.machine import Sample, State, Verdict
 from ubisip.health.monitor import Change, Monitor
-from ubisip.health.observer import Group
 from ubisip.platform import DestinationState, Kind, Switch
-
-
-@dataclass(frozen=True)
-class Settings:
-    interval: float = 2.0
-    fast_interval: float = 0.5
-    down_interval: float = 4.0
-    timeout: float = 1.0
-    fall: int = 2
-    rise: int = 3
-    slow_start: float = 10.0
-
-
-SETTINGS = Settings()
-PA2, PA5 = "PA2", "PA5"
-PLATFORM: dict[str, Group] = {
-    **{f"pa2-tel{i}": (Kind.SERVER, PA2) for i in (1, 2, 3)},
-    **{f"pa5-tel{i}": (Kind.SERVER, PA5) for i in (1, 2, 3)},
-    **{f"sbc-{i}": (Kind.CARRIER, PA2) for i in (1, 2)},
-    **{f"sbc-{i}": (Kind.CARRIER, PA5) for i in (3, 4)},
-}
-SERVERS = [name for name in PLATFORM if "tel" in name]
-ONE = "pa2-tel1"
-REFUSED, SILENT = attempt("refused"), attempt("silent")
-
-
-def monitor(settings: Settings = SETTINGS, targets: dict[str, Group] | None = None) -> Monitor:
-    return Monitor(settings, PLATFORM if targets is None else targets, seed="pa2-gw1")
-
-
-def all_pass(it: Monitor, now: float, names: list[str] | None = None) -> None:
-    for name in names or list(PLATFORM):
-        it.probed(name, 200, 0.001, now)
-
-
-def state(it: Monitor, name: str = ONE) -> State:
-    return it.health(name).state
-
-
-def down(it: Monitor) -> set[str]:
-    return {name for name in PLATFORM if state(it, name) in (State.DOWN, State.RISING, State.HELD)}
-
-
-def lose(it: Monitor, names: list[str], sample: Sample, times: list[float]) -> None:
-    for now in times:
-        for name in names:
-            it.observe(name, sample, now)
-
 
 # -- evidence ---------------------------------------------------------------------------------------------------------
 
@@ -224,7 +189,7 @@ def test_a_healthy_server_is_probed_each_interval() -> None:
 
 
 def test_a_dead_one_each_down_interval() -> None:
-    found = gaps(monitor(), -1, 60.0)
+    found = gaps(monitor(Settings(down_interval=4.0)), -1, 60.0)
     assert found[0] <= 0.51, "the second failure is sought quickly"
     assert all(3.0 <= gap <= 4.01 for gap in found[1:])
 
@@ -260,7 +225,7 @@ def test_traffic_that_fails_calls_for_a_probe_at_once_but_not_more_often_than_fa
 
 def test_probes_spread_out_and_always_in_the_same_way() -> None:
     def times(seed: str) -> list[tuple[str, float]]:
-        it, found = Monitor(SETTINGS, PLATFORM, seed), []
+        it, found = Monitor(DEFAULT, PLATFORM, seed), []
         for tick in range(2000):
             for name in it.due(tick / 100):
                 it.probed(name, 200, 0.001, tick / 100)
@@ -406,156 +371,7 @@ def test_a_reload_keeps_what_stays() -> None:
     assert moved is not None and moved.site == PA5
 
 
-# -- self-doubt -------------------------------------------------------------------------------------------------------
-
-
-def test_a_storm_of_one_moment_takes_nobody_out() -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    lose(it, list(PLATFORM), SILENT, [1.0 + i * 0.01 for i in range(30)])
-    assert down(it) == set() and it.abstains(1.3) == "most targets fail"
-    for name in list(PLATFORM):
-        it.succeeded(name, 3, 1.4)
-    assert all(state(it, name) is State.UP for name in PLATFORM)
-    assert it.abstains(5.0) == ""
-
-
-def test_a_storm_over_the_servers_alone_takes_nobody_out_either() -> None:
-    """The carriers were last heard before it: they cannot speak for us."""
-    it = monitor()
-    all_pass(it, 0.0)
-    lose(it, SERVERS, SILENT, [1.0, 1.05, 1.1, 1.15, 1.2])
-    assert down(it) == set()
-    assert set(it.due(1.2)) >= {"sbc-1", "sbc-2", "sbc-3", "sbc-4"}, "they are asked at once"
-
-
-def test_a_silent_one_goes_down_as_soon_as_anybody_else_was_heard() -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    lose(it, [ONE], SILENT, [1.0, 1.1])
-    assert state(it) is State.FALLING and it.abstains(1.1) == "most targets fail"
-    assert set(it.due(1.1)) == set(PLATFORM), "all are asked at once"
-    it.probed("sbc-4", 200, 0.01, 1.11)
-    lose(it, [ONE], Sample(Verdict.LOST, "silent", sent_at=1.05), [1.15])
-    assert state(it) is State.FALLING, "that one was sent while nobody was heard"
-    lose(it, [ONE], Sample(Verdict.LOST, "silent", sent_at=1.12), [1.2])
-    assert state(it) is State.DOWN
-
-
-@pytest.mark.parametrize("sample", [SILENT, REFUSED])
-def test_a_whole_site_that_fails_goes_down(sample: Sample) -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    site = [name for name, (_, where) in PLATFORM.items() if where == PA5]
-    lose(it, site, sample, [1.0])
-    all_pass(it, 1.01, [name for name in PLATFORM if name not in site])
-    lose(it, site, sample, [1.2, 1.3])
-    assert down(it) == set(site)
-
-
-@pytest.mark.parametrize("victims", [[ONE], [ONE, "pa5-tel1"], [ONE, "sbc-1"], [ONE, "pa5-tel1", "sbc-1", "sbc-3"]])
-def test_single_failures_here_and_there_are_believed_at_once(victims: list[str]) -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    lose(it, victims, SILENT, [1.0])
-    all_pass(it, 1.01, [name for name in PLATFORM if name not in victims])
-    lose(it, victims, SILENT, [1.1])
-    assert down(it) == set(victims)
-
-
-def test_when_nobody_at_all_answers_we_abstain_for_as_long_as_it_lasts() -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    for now in range(1, 600):
-        for name in it.due(float(now)):
-            it.probed(name, 0, 1.0, now + 0.9)
-    assert down(it) == set() and it.abstains(599.0) == "most targets fail"
-
-
-def test_a_cut_cable_is_no_proof_either() -> None:
-    """Our own network answers for every address."""
-    it = monitor()
-    all_pass(it, 0.0)
-    lose(it, list(PLATFORM), REFUSED, [1.0])
-    lose(it, list(PLATFORM), REFUSED, [1.1, 1.2, 1.3])
-    assert down(it) == set()
-
-
-def test_if_somebody_answers_the_doubt_ends_after_one_round_of_probes() -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    victims = [name for name in PLATFORM if PLATFORM[name] != (Kind.CARRIER, PA2)]
-    for tick in range(10, 60):
-        now = tick / 10
-        lose(it, victims, SILENT, [now])
-        all_pass(it, now, ["sbc-1", "sbc-2"])
-        if now < 4.1:
-            assert down(it) == set()
-    assert down(it) == set(victims)
-
-
-def test_one_group_alone_has_no_witness_and_is_believed() -> None:
-    it = monitor(targets={name: PLATFORM[name] for name in ("pa2-tel1", "pa2-tel2")})
-    lose(it, ["pa2-tel1", "pa2-tel2"], SILENT, [1.0, 1.1])
-    assert state(it, "pa2-tel1") is state(it, "pa2-tel2") is State.DOWN
-
-
-def test_what_was_down_before_is_no_sign_of_our_own_sickness() -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    lose(it, ["pa2-tel1", "pa2-tel2"], REFUSED, [1.0, 1.0])
-    all_pass(it, 9.0, [name for name in PLATFORM if name not in ("pa2-tel1", "pa2-tel2")])
-    site = [name for name, (_, where) in PLATFORM.items() if where == PA5]
-    lose(it, site, SILENT, [10.0])
-    all_pass(it, 10.01, ["pa2-tel3", "sbc-1", "sbc-2"])
-    lose(it, site, SILENT, [10.2, 10.3])
-    assert down(it) == {*site, "pa2-tel1", "pa2-tel2"}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "sick"), [(0.0, False), (0.05, False), (0.1, False), (0.11, True), (0.4, True), (9.0, True)]
-)
-def test_a_lagging_loop_abstains_for_as_long_as_it_lagged_at_most_a_timeout(seconds: float, sick: bool) -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    it.observe(ONE, SILENT, 1.0)
-    it.succeeded("sbc-1", 1, 1.1)
-    it.lag(seconds, 2.0)
-    assert it.abstains(2.0) == ("lag" if sick else "")
-    it.observe(ONE, SILENT, 2.05)
-    assert state(it) is (State.FALLING if sick else State.DOWN)
-    it.observe(ONE, SILENT, 2.0 + min(seconds, 1.0) + 0.05)
-    assert state(it) is State.DOWN
-
-
-@pytest.mark.parametrize(
-    ("sample", "expected"),
-    [
-        (SILENT, State.FALLING),
-        (probe(0, 1.0, 1.0), State.FALLING),
-        (REFUSED, State.DOWN),
-        (probe(-1, 0.1, 1.0), State.DOWN),
-        (probe(503, 0.1, 1.0), State.DOWN),
-        (attempt("busy"), State.DOWN),
-        (probe(200, 0.9, 1.0), State.FALLING),
-        (probe(200, 0.1, 1.0), State.UP),
-        (SERVED, State.UP),
-    ],
-)
-def test_lag_spoils_only_what_hangs_on_our_own_clock(sample: Sample, expected: State) -> None:
-    it = monitor()
-    all_pass(it, 0.0)
-    it.observe(ONE, REFUSED, 1.0)
-    it.lag(0.5, 1.4)
-    it.observe(ONE, sample, 1.5)
-    assert state(it) is expected
-
-
-def test_lag_does_not_keep_a_server_from_resting() -> None:
-    it = monitor()
-    it.lag(5.0, 0.0)
-    it.observe(ONE, attempt("busy", retry_after=5.0), 0.1)
-    assert not it.states(1.0)[ONE].usable
+# -- all together -----------------------------------------------------------------------------------------------------
 
 
 def test_panic_tells_the_kinds_with_nothing_left() -> None:

@@ -13,34 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from health_cases import ONE, PA5, PLATFORM, Settings
 
 from ubisip.health.evidence import attempt
 from ubisip.health.machine import State
 from ubisip.health.monitor import Change, Monitor
-from ubisip.health.observer import Group
 from ubisip.platform import Kind
 
-PA2, PA5 = "PA2", "PA5"
-SERVERS: dict[str, Group] = {
-    f"{site.lower()}-tel{i}": (Kind.SERVER, site) for site, i in itertools.product((PA2, PA5), (1, 2, 3))
-}
-CARRIERS: dict[str, Group] = {f"sbc-{i}": (Kind.CARRIER, PA2 if i < 3 else PA5) for i in (1, 2, 3, 4)}
+SERVERS = {name: group for name, group in PLATFORM.items() if group[0] is Kind.SERVER}
+CARRIERS = {name: group for name, group in PLATFORM.items() if group[0] is Kind.CARRIER}
 ROUND_TRIP = 0.002
 FIRST_RESPONSE_TIMEOUT = 1.0
 TICK = 0.1
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The defaults of ``[health.sip]``."""
-
-    interval: float = 2.0
-    fast_interval: float = 0.5
-    down_interval: float = 2.0
-    timeout: float = 1.0
-    fall: int = 2
-    rise: int = 3
-    slow_start: float = 10.0
 
 
 Fault = Callable[[str, float], str]
@@ -157,7 +141,6 @@ def after(moment: float, victims: set[str], conduct: str, until: float = math.in
 
 
 FAULT = 5.0
-ONE = "pa2-tel1"
 
 
 @pytest.mark.parametrize("seed", [f"gw{i}" for i in range(6)])
