@@ -177,6 +177,6 @@ NOTES = """## How to read it
   were sent again; void rounds are counted, and left out of the medians.
 - Memory is the proportional set size at the end of the load. Kamailio's share includes the pool it was given
   (`-m 1024`), as far as it was touched.
-- Kamailio runs with the `tlsf` allocator; with its default one (`qm`, made for debugging) it needs about three times
-  the CPU. SIPp measures delays in whole milliseconds and wakes every few: read them as "no worse than the relay's".
+- Kamailio runs with the `tlsf` allocator; its default one (`qm`) is made for debugging and far slower.
+- SIPp measures delays in whole milliseconds and wakes every few: read them as "no worse than the relay's".
 """
