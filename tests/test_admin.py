@@ -121,7 +121,22 @@ async def test_metrics_show_what_the_worker_counted(site: Site) -> None:
         "pdd": {"buckets": [(0.01, 4), (0.1, 3), (float("inf"), 1)], "sum": 1.5, "count": 8},
         "destinations": {slots.slot("pa2-tel1"): counted},
     }
+    counters = {
+        "calls": 11,
+        "strangers_dropped": 4,
+        "bound_memory": 2,
+        "shed_overload": 6,
+        "events_lost": 3,
+        "loops": 1,
+    }
+    site.worker.counters["counters"] = counters
     samples = await metrics(site)
+    assert samples["ubisip_calls_total"] == {(): 11}
+    assert samples["ubisip_dropped_total"] == {(("cause", "stranger"),): 4}
+    assert samples["ubisip_bounds_hit_total"] == {(("bound", "memory"),): 2}
+    assert samples["ubisip_shed_total"] == {(("reason", "overload"),): 6}
+    assert samples["ubisip_core_total"] == {(("counter", "loops"),): 1}
+    assert samples["ubisip_events_lost_total"] == {(("place", "subscription"),): 0, (("place", "ring"),): 3}
     tel1 = (("destination", "pa2-tel1"),)
     assert samples["ubisip_calls"] == {(): 2}
     assert samples["ubisip_transactions"] == {(): 5}

@@ -298,11 +298,11 @@ async def test_call_events_reach_who_listens_and_are_recorded_only_then(path: Pa
         await until(lambda: worker().snapshots[-1].record)
         server = slot("pa2-tel1")
         worker().hear("setup", server, data=b"c1")
-        worker().hear("failover", server, data=b"c1", status=503)
+        worker().hear("failover", server, data=b"c1", value=0.01)
         worker().hear("ringing", server, data=b"c1", value=0.02)
         worker().hear("answered", server, data=b"c1", value=0.02)
         worker().hear("ended", server, data=b"c1")
-        worker().hear("failed", data=b"c\xff", status=404)
+        worker().hear("failed", data=b"c\xff", status=404, value=0.03)
         told = []
         while len(told) < 6:
             event = await anext(events)
@@ -310,7 +310,7 @@ async def test_call_events_reach_who_listens_and_are_recorded_only_then(path: Pa
                 told.append(event)
         assert [type(event) for event in told] == [SetUp, FailedOver, Ringing, Answered, Ended, Failed]
         assert {(event.call_id, event.destination) for event in told[:5]} == {("c1", "pa2-tel1")}
-        assert told[5] == Failed(told[5].time, "c\ufffd", "", 404)
+        assert told[5] == Failed(told[5].time, "c\ufffd", "", 404, 0.03)
         assert isinstance(told[3], Answered) and told[3].delay == 0.02
         assert told[0].time > 1.7e9
         del events, event

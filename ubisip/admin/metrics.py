@@ -14,6 +14,14 @@ from ubisip.admin.face import GatewayFace
 
 DESTINATION = ["destination", "kind", "site"]
 HEALTH = ["unknown", "up", "falling", "down", "rising", "degraded", "held"]
+DROPPED = {
+    "malformed_dropped": "malformed",
+    "strangers_dropped": "stranger",
+    "stranger_responses": "stranger_response",
+    "forged_responses": "forged_response",
+    "stray_responses": "stray_response",
+}
+"""The core's counters of dropped datagrams, and the cause that each is shown under."""
 PER_DESTINATION = (
     ("ubisip_attempts", "attempts", "New calls sent to a destination, first tries and later ones."),
     ("ubisip_answered", "answered", "Calls that a destination answered with a 2xx."),
@@ -42,7 +50,7 @@ class GatewayCollector(Collector):
         yield from _traffic(statistics)
         yield from _counted(statistics["counters"])
         yield from _destinations(status["destinations"])
-        yield from _own(self._gateway.own_statistics())
+        yield from _own(self._gateway.own_statistics(), statistics["counters"].get("events_lost", 0))
         yield _worker_silence(self._gateway.silent_for())
 
 
@@ -65,8 +73,9 @@ def _traffic(statistics: Mapping[str, Any]) -> Iterator[Metric]:
         responses.add_metric([name], number)
     yield responses
     yield _post_dial_delay(statistics["pdd"])
-    for name, number in statistics.get("worker", {}).items():
-        yield CounterMetricFamily(f"ubisip_worker_{name}", f"The worker thread's counter {name!r}.", value=number)
+    for name, number in statistics["worker"].items():
+        unit = "_seconds" if name == "busy" else ""
+        yield CounterMetricFamily(f"ubisip_worker_{name}{unit}", f"Of the worker thread: {name}.", value=number)
 
 
 def _post_dial_delay(pdd: Mapping[str, Any]) -> Metric:
@@ -85,19 +94,22 @@ def _post_dial_delay(pdd: Mapping[str, Any]) -> Metric:
 
 
 def _counted(counters: Mapping[str, int]) -> Iterator[Metric]:
-    """The engine's counters by what the start of their name says of them."""
+    """The core's counters: each under the one metric that its name belongs to."""
+    yield CounterMetricFamily("ubisip_calls", "New calls taken.", value=counters.get("calls", 0))
     bounds = CounterMetricFamily("ubisip_bounds_hit", "Times a bound was reached.", labels=["bound"])
     dropped = CounterMetricFamily("ubisip_dropped", "Datagrams dropped, by cause.", labels=["cause"])
+    shed = CounterMetricFamily("ubisip_shed", "New calls refused with 503, by reason.", labels=["reason"])
     others = CounterMetricFamily("ubisip_core", "Everything else that the core counts.", labels=["counter"])
-    calls = CounterMetricFamily("ubisip_calls", "New calls taken.", value=counters.get("calls", 0))
     for name, number in counters.items():
-        if name.startswith("bound_"):
-            bounds.add_metric([name.removeprefix("bound_")], number)
-        elif name.startswith("dropped_"):
-            dropped.add_metric([name.removeprefix("dropped_")], number)
-        elif name != "calls":
+        if name in DROPPED:
+            dropped.add_metric([DROPPED[name]], number)
+        elif name.startswith("bound_") or name == "outbox_overflow":
+            bounds.add_metric([name.removeprefix("bound_").removesuffix("_overflow")], number)
+        elif name.startswith("shed_"):
+            shed.add_metric([name.removeprefix("shed_")], number)
+        elif name not in ("calls", "events_lost"):
             others.add_metric([name], number)
-    yield from (calls, bounds, dropped, others)
+    yield from (bounds, dropped, shed, others)
 
 
 def _destinations(rows: list[Mapping[str, Any]]) -> Iterator[Metric]:
@@ -132,7 +144,7 @@ def _switches(rows: list[Mapping[str, Any]]) -> Metric:
     return family
 
 
-def _own(own: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+def _own(own: Mapping[str, Mapping[str, int]], lost_in_ring: int) -> Iterator[Metric]:
     texts = {
         "hook_failures": ("reason", "Calls for which a hook gave no usable answer in time."),
         "hook_answers": ("answer", "Calls that hooks were asked about."),
@@ -143,6 +155,8 @@ def _own(own: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
         family = CounterMetricFamily(f"ubisip_{name}", text, labels=[label])
         for value, number in own[name].items():
             family.add_metric([value], number)
+        if name == "events_lost":
+            family.add_metric(["ring"], lost_in_ring)
         yield family
 
 

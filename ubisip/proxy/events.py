@@ -30,7 +30,7 @@ class CallEvent(GatewayEvent):
 
 @dataclass(frozen=True, slots=True)
 class SetUp(CallEvent):
-    """A new call was sent to a destination."""
+    """A new call was sent to its first destination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Ringing(CallEvent):
     """A provisional response other than 100 went back to the caller."""
 
     delay: float
-    """Post-dial delay in seconds."""
+    """Seconds since the INVITE came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Answered(CallEvent):
     """A 2xx to the INVITE went back to the caller."""
 
     delay: float
-    """Post-dial delay in seconds: until the first response other than 100."""
+    """Seconds since the INVITE came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,16 @@ class Failed(CallEvent):
     """A final response of 300 or more to the INVITE went back to the caller."""
 
     status: int
+    delay: float
+    """Seconds since the INVITE came."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedOver(CallEvent):
-    """A destination did not take the call and the next one is tried."""
+    """The destination tried before did not take the call; now it was sent to this one."""
 
-    status: int
-    """The response it was left for; 0: silence or a transport error."""
+    delay: float
+    """Seconds since the INVITE came."""
 
 
 @dataclass(frozen=True, slots=True)

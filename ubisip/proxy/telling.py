@@ -12,8 +12,8 @@ _MADE: Mapping[str, Callable[[float, str, str, Event], CallEvent]] = {
     "setup": lambda time, call_id, destination, event: SetUp(time, call_id, destination),
     "ringing": lambda time, call_id, destination, event: Ringing(time, call_id, destination, event.value),
     "answered": lambda time, call_id, destination, event: Answered(time, call_id, destination, event.value),
-    "failed": lambda time, call_id, destination, event: Failed(time, call_id, destination, event.status),
-    "failover": lambda time, call_id, destination, event: FailedOver(time, call_id, destination, event.status),
+    "failed": lambda time, call_id, destination, event: Failed(time, call_id, destination, event.status, event.value),
+    "failover": lambda time, call_id, destination, event: FailedOver(time, call_id, destination, event.value),
     "ended": lambda time, call_id, destination, event: Ended(time, call_id, destination),
 }
 
