@@ -22,8 +22,8 @@ class Dialog:
         self.route_set: tuple[str, ...] = ()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once either side has sent BYE."""
-        self.ack = b""
-        """The ACK of the latest 2xx we got, to be sent again with each of its repetitions."""
+        self.acks: dict[int, bytes] = {}
+        """The ACK of each 2xx we got, by CSeq number, to be sent again with each repetition of that 2xx."""
         self._local = local
         self._remote = remote
         self._target = message.get("Contact") or ""

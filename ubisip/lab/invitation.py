@@ -115,7 +115,7 @@ class Invitation:
         """The first 2xx makes the call; a repeated one is acknowledged again; one more callee is hung up on."""
         dialog = self._dialogs.get(response.to_tag)
         if dialog:
-            self._ua.send(dialog.ack, dialog.hop)
+            self._ua.acknowledge_again(dialog, attempt.request.cseq)
             return
         dialog = Dialog.caller(attempt.request, response, self._tag)
         another = bool(self._dialogs)

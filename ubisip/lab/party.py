@@ -16,7 +16,6 @@ from ubisip.lab.tally import Call, Tally
 from ubisip.lab.transactions import ServerTransaction, Timers
 from ubisip.lab.udp import Address
 from ubisip.lab.useragent import PATIENCE, UserAgent, within
-from ubisip.lab.wire import new_tag
 
 Range = tuple[float, float]
 """Shortest and longest, in seconds."""
@@ -130,8 +129,9 @@ class Party(UserAgent):
 
     async def _refresh(self, dialog: Dialog) -> None:
         answer = await self.reinvite(dialog, self._ways(dialog))
-        if not dialog.ended.done() and (answer is None or answer.status >= 300):
-            self._fault(dialog, "re-INVITE", answer.status if answer else NO_ANSWER)
+        status = answer.status if answer else NO_ANSWER
+        if not (dialog.ended.done() or 200 <= status < 300 or status == 481):  # 481: a BYE is on its way to us
+            self._fault(dialog, "re-INVITE", status)
 
     async def _bye(self, dialog: Dialog) -> None:
         answer = await self.bye(dialog, self._ways(dialog))
@@ -153,19 +153,19 @@ class Party(UserAgent):
 
     async def _answer(self, transaction: ServerTransaction) -> None:
         """One call that came in, to its end."""
-        call_id, tag, behaviour = transaction.request.call_id, new_tag(), self.behaviour
+        call_id, behaviour = transaction.request.call_id, self.behaviour
         self.carried[call_id] = "in"
-        transaction.respond(180, to_tag=tag, contact=self.contact)
+        transaction.respond(180, contact=self.contact)
         if not await within(self._random.uniform(*behaviour.ring), transaction.cancelled):
             if behaviour.status < 300:
-                await self._accept_call(transaction, tag)
+                await self._accept_call(transaction)
             else:
-                transaction.respond(behaviour.status, to_tag=tag)
+                transaction.respond(behaviour.status)
         self.carried.pop(call_id, None)
 
-    async def _accept_call(self, transaction: ServerTransaction, tag: str) -> None:
-        dialog = Dialog.callee(transaction.request, tag)
-        self.dialogs[dialog.call_id, tag] = dialog
+    async def _accept_call(self, transaction: ServerTransaction) -> None:
+        dialog = Dialog.callee(transaction.request, transaction.to_tag)
+        self.dialogs[dialog.call_id, dialog.local_tag] = dialog
         if not await self.accept(transaction, dialog):
             self.tally.fault(dialog.call_id, "200 never acknowledged")
             await self._bye(dialog)

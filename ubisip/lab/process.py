@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import signal
 import sys
 from collections import deque
@@ -15,6 +16,15 @@ STOP_WITHIN = 3.0
 """Seconds between SIGTERM and SIGKILL."""
 KEPT_LINES = 20
 """Last lines of its output, to explain a failure."""
+PR_SET_PDEATHSIG = 1
+"""See prctl(2)."""
+
+_C = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """Runs in the child: no gateway outlives us, even when we get SIGKILL."""
+    _C.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class GatewayFailure(Exception):
@@ -54,6 +64,7 @@ class GatewayProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C on the terminal is for us; we end it in order
+            preexec_fn=_die_with_parent,
         )
         self._reader = asyncio.create_task(self._read(self._process))
         try:

@@ -8,7 +8,6 @@ import enum
 from ubisip.lab.party import Party
 from ubisip.lab.transactions import ServerTransaction
 from ubisip.lab.udp import Address
-from ubisip.lab.wire import new_tag
 
 
 class Mode(enum.Enum):
@@ -75,4 +74,4 @@ class Server(Party):
 
     def _busy(self, transaction: ServerTransaction) -> None:
         headers = [f"Retry-After: {self.retry_after}"] if self.retry_after else []
-        transaction.respond(503, to_tag=new_tag(), headers=headers)
+        transaction.respond(503, headers=headers)

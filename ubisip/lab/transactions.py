@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ubisip.core.message import Message
 from ubisip.lab.udp import Address
-from ubisip.lab.wire import Request, TopVia, encode_response, new_branch
+from ubisip.lab.wire import Request, TopVia, encode_response, new_branch, new_tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,8 @@ class ServerTransaction:
     def __init__(self, owner: Owner, request: Message, via: TopVia) -> None:
         self.request = request
         self.key = (request.branch, via.sent_by, request.method)
+        self.to_tag = request.to_tag or new_tag()
+        """The same in every response to one request (section 8.2.6.2)."""
         self.status = 0
         """Of the final response; 0: none yet."""
         loop = asyncio.get_running_loop()
@@ -170,14 +172,12 @@ class ServerTransaction:
         self._last = b""
         self._retransmission: Retransmission | None = None
 
-    def respond(
-        self, status: int, *, to_tag: str = "", contact: str = "", headers: Iterable[str] = (), body: bytes = b""
-    ) -> None:
+    def respond(self, status: int, *, contact: str = "", headers: Iterable[str] = (), body: bytes = b"") -> None:
         """Send a response; after a final one nothing more is sent."""
         if self.status:
             return
         self._last = encode_response(
-            self.request, self._via.vias, status, to_tag=to_tag, contact=contact, headers=headers, body=body
+            self.request, self._via.vias, status, to_tag=self.to_tag, contact=contact, headers=headers, body=body
         )
         if status < 200:
             self._owner.send(self._last, self._via.reply_to)

@@ -12,7 +12,7 @@ from ubisip.core.message import Message, ParseError
 from ubisip.lab.dialog import Dialog
 from ubisip.lab.transactions import ClientTransaction, ServerTransaction, Timers
 from ubisip.lab.udp import Address, UdpSocket
-from ubisip.lab.wire import SDP, Request, new_branch, new_tag, top_via
+from ubisip.lab.wire import ALLOW, SDP, Request, new_branch, top_via
 
 OnResponse = Callable[[ClientTransaction, Message | None], None]
 
@@ -171,12 +171,12 @@ class UserAgent:
         elif request.method == "OPTIONS":
             self.on_options(transaction)
         else:
-            transaction.respond(405)
+            transaction.respond(405, headers=[ALLOW])
 
     def _first_invite(self, transaction: ServerTransaction) -> None:
         """A new call, unless it came before by another way (section 8.2.2.2)."""
         if self._invites.setdefault(_identity(transaction.request), transaction) is not transaction:
-            transaction.respond(482, to_tag=new_tag())
+            transaction.respond(482)
         else:
             self.on_invite(transaction)
 
@@ -184,12 +184,13 @@ class UserAgent:
         branch, sent_by, _ = transaction.key
         invite = self._servers.get((branch, sent_by, "INVITE"))
         if invite is None:
-            transaction.respond(481, to_tag=new_tag())
+            transaction.respond(481)
             return
-        transaction.respond(200, to_tag=new_tag())
+        transaction.to_tag = invite.to_tag
+        transaction.respond(200)
         if not invite.status:
             invite.cancelled.set_result(None)
-            invite.respond(487, to_tag=new_tag())
+            invite.respond(487)
 
     def _in_dialog(self, transaction: ServerTransaction) -> None:
         request = transaction.request
@@ -206,17 +207,17 @@ class UserAgent:
 
     def on_invite(self, transaction: ServerTransaction) -> None:
         """A new call."""
-        transaction.respond(486, to_tag=new_tag())
+        transaction.respond(486)
 
     def on_options(self, transaction: ServerTransaction) -> None:
         """Somebody asks whether we live."""
-        transaction.respond(200, to_tag=new_tag())
+        transaction.respond(200, headers=[ALLOW])
 
     async def accept(self, transaction: ServerTransaction, dialog: Dialog) -> bool:
         """Answer an INVITE with 200 and wait for its ACK; False: it never came (section 13.3.1.4)."""
         key = (dialog.call_id, dialog.local_tag, transaction.request.cseq)
         self._unacknowledged[key] = transaction
-        transaction.respond(200, to_tag=dialog.local_tag, contact=self.contact, body=SDP)
+        transaction.respond(200, contact=self.contact, body=SDP)
         acknowledged = await transaction.acknowledged
         self._unacknowledged.pop(key, None)
         return acknowledged
@@ -246,7 +247,8 @@ class UserAgent:
             if not heard.done():
                 heard.set_result(None)
             if answer.done():
-                repeated()
+                if response and 200 <= response.status < 300:
+                    repeated()
             elif response is None or response.status >= 200:
                 answer.set_result(response)
 
@@ -270,7 +272,7 @@ class UserAgent:
     async def reinvite(self, dialog: Dialog, hops: Iterable[Address]) -> Message | None:
         """Refresh a dialog by a re-INVITE (section 14.1); the final response as from :meth:`exchange`."""
         request = dialog.request("INVITE", contact=self.contact, body=SDP)
-        answer = await self.exchange(request, hops, lambda: self.send(dialog.ack, dialog.hop))
+        answer = await self.exchange(request, hops, lambda: self.acknowledge_again(dialog, request.cseq))
         if answer and answer.status < 300:
             dialog.refresh(answer)
             self.acknowledge(dialog)
@@ -278,8 +280,14 @@ class UserAgent:
 
     def acknowledge(self, dialog: Dialog) -> None:
         """ACK of a 2xx: a request of its own along the route set (section 13.2.2.4)."""
-        dialog.ack = dialog.request("ACK").encode(self.sent_by, new_branch())
-        self.send(dialog.ack, dialog.hop)
+        ack = dialog.request("ACK")
+        dialog.acks[ack.cseq] = ack.encode(self.sent_by, new_branch())
+        self.acknowledge_again(dialog, ack.cseq)
+
+    def acknowledge_again(self, dialog: Dialog, cseq: int) -> None:
+        """The 2xx to the INVITE of this number came once more: its ACK was lost."""
+        if ack := dialog.acks.get(cseq):
+            self.send(ack, dialog.hop)
 
 
 def _identity(invite: Message) -> tuple[str, str, int]:

@@ -22,6 +22,7 @@ REASONS = {
     487: "Request Terminated",
     503: "Service Unavailable",
 }
+ALLOW = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS"
 SDP = (
     b"v=0\r\no=lab 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
     b"m=audio 40000 RTP/AVP 8 0 101\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:0 PCMU/8000\r\n"

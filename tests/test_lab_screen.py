@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo shows each second."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+from rich.console import Console
+
+from ubisip.lab.platform import LabPlatform
+from ubisip.lab.screen import PartSecond, Second, line, record, table
+
+EVENTS = tuple(
+    (second, f"pa2-tel{second} killed: a telephony server, with the calls that it carried") for second in range(1, 7)
+)
+
+
+def second(gateways: int = 2) -> Second:
+    platform = LabPlatform.build(gateways)
+    kinds = (("sbc", platform.sbcs), ("gateway", platform.gateways), ("server", platform.servers))
+    parts = tuple(
+        PartSecond(part.name, kind, part.site, "degraded", 1234, 100) for kind, parts in kinds for part in parts
+    )
+    return Second(6, 60.0, parts, 123456, 50, 12345, 123456, 120000, 12, 3, 40, 2.0041, 0.0049, EVENTS)
+
+
+def drawn(value: Second, width: int = 80) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=24)
+    console.print(table(value))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_the_table_fits_a_terminal_of_80_by_24() -> None:
+    lines = drawn(second())
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in text for text in lines)
+
+
+def test_the_table_names_every_part_and_the_latest_events() -> None:
+    text = "\n".join(drawn(second(gateways=4)))
+    for part in second(gateways=4).parts:
+        assert part.name in text
+    assert "pa2-tel6 killed" in text and "pa2-tel1 killed" not in text
+    assert "123,456" in text and "2,004 ms" in text and "4.9 ms" in text
+
+
+def test_a_line_tells_counts_delays_and_the_events_of_its_second() -> None:
+    text = line(second())
+    assert "123456 calls, 50 new, 12345 in progress, 123456 answered, 12 failed, 3 lost" in text
+    assert "worst 2,004 ms, p99 4.9 ms; pa2-tel6 killed" in text
+    assert "pa2-tel5 killed" not in text
+
+
+def test_the_record_is_json_with_delays_in_milliseconds() -> None:
+    fields = json.loads(json.dumps(record(replace(second(), events=((5, "past"), (6, "now"))))))
+    assert (fields["worst_delay_ms"], fields["p99_delay_ms"], fields["events"]) == (2004.1, 4.9, ["now"])
+    assert fields["parts"][0] == {
+        "name": "sbc-1", "kind": "sbc", "site": "PA2", "state": "degraded", "calls": 1234, "new": 100
+    }  # fmt: skip
