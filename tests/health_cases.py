@@ -80,6 +80,7 @@ def monitor(settings: Settings = DEFAULT, targets: dict[str, Group] | None = Non
 
 
 def all_pass(it: Monitor, now: float, names: list[str] | None = None) -> None:
+    it.due(now)
     for name in names or list(PLATFORM):
         it.probed(name, 200, 0.001, now)
 

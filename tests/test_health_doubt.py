@@ -44,6 +44,28 @@ def test_a_silent_one_goes_down_as_soon_as_anybody_else_was_heard() -> None:
     assert state(it) is State.DOWN
 
 
+def test_half_of_the_groups_must_have_been_heard() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    site = [name for name, (_, where) in PLATFORM.items() if where == PA5]
+    lose(it, site, SILENT, [1.0])
+    it.succeeded(ONE, 5, 1.05)
+    lose(it, site, SILENT, [1.1])
+    assert down(it) == set(), "two groups fail, one was heard, the carriers of PA2 have not spoken yet"
+    it.probed("sbc-1", 200, 0.01, 1.11)
+    lose(it, site, Sample(Verdict.LOST, "silent", sent_at=1.12), [2.12])
+    assert down(it) == set(site)
+
+
+def test_failures_of_long_ago_are_not_at_once() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    lose(it, ["sbc-1", "sbc-2", "sbc-3", "sbc-4"], REFUSED, [0.5])
+    site = ["pa2-tel1", "pa2-tel2", "pa2-tel3"]
+    lose(it, site, REFUSED, [10.0, 10.0])
+    assert down(it) == set(site)
+
+
 @pytest.mark.parametrize("sample", [SILENT, REFUSED])
 def test_a_whole_site_that_fails_goes_down(sample: Sample) -> None:
     it = monitor()
@@ -109,6 +131,8 @@ def test_what_was_down_before_is_no_sign_of_our_own_sickness() -> None:
     all_pass(it, 9.0, [name for name in PLATFORM if name not in ("pa2-tel1", "pa2-tel2")])
     site = [name for name, (_, where) in PLATFORM.items() if where == PA5]
     lose(it, site, SILENT, [10.0])
+    for name in ("pa2-tel1", "pa2-tel2"):
+        it.probed(name, -1, 0.001, 10.0)
     all_pass(it, 10.01, ["pa2-tel3", "sbc-1", "sbc-2"])
     lose(it, site, SILENT, [10.2, 10.3])
     assert down(it) == {*site, "pa2-tel1", "pa2-tel2"}

@@ -70,6 +70,14 @@ def test_what_is_lost_in_one_moment_is_one_failure(evidence: str, milliseconds: 
     assert seen == expected
 
 
+def test_a_probe_that_fails_while_rising_counts_even_within_a_moment() -> None:
+    health, seen = Health(), ""
+    for letter, now in zip("ffpf", [0.0, 0.1, 0.11, 0.12], strict=True):
+        health, _ = advance(health, LETTERS[letter], DEFAULT, now)
+        seen += SYMBOL[health.state]
+    assert seen == "FDRD"
+
+
 def test_503_without_retry_after_counts_once_a_moment_too() -> None:
     overloaded = Sample(Verdict.LOST, "sip.503", answered=True)
     health, _ = advance(Health(), overloaded, DEFAULT, 1.0)
@@ -211,7 +219,10 @@ def test_a_stumble_on_the_ramp_does_not_start_it_anew() -> None:
 
 
 def test_going_down_ends_the_ramp() -> None:
-    assert walk("ffpppff", Settings(slow_start=1.0))[-1].recovered_at is None
+    recovered = walk("ffppp")[-1]
+    assert recovered.recovered_at == 4.0
+    fallen = walk("hh", start=replace(recovered, penalty=0.0))[-1]
+    assert fallen.state is State.DOWN and fallen.recovered_at is None
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,14 @@ def test_two_hundred_calls_lost_in_10_ms_are_one_failure() -> None:
     assert state(it) is State.DOWN
 
 
+def test_a_probe_lost_while_calls_were_served_is_a_lost_datagram() -> None:
+    it = monitor()
+    it.due(0.0)
+    it.succeeded(ONE, 1, 0.5)
+    it.probed(ONE, 0, 1.0, 1.0)
+    assert state(it) is State.UP
+
+
 def test_evidence_about_a_name_that_a_reload_removed_is_ignored() -> None:
     it = monitor()
     assert it.observe("gone", REFUSED, 0.0) is None
@@ -298,14 +306,14 @@ def test_after_maintenance_a_server_must_pass_and_is_ramped() -> None:
     all_pass(it, 0.0)
     it.switch(ONE, Switch.MAINTENANCE)
     it.switch(ONE, Switch.READY)
-    assert not it.states(10.0)[ONE].usable
-    now, seen = 10.0, []
+    assert not it.states(0.1)[ONE].usable
+    now, seen = 0.1, []
     while not it.states(now)[ONE].usable:
         if ONE in it.due(now):
             seen.append(now)
             it.probed(ONE, 200, 0.001, now)
         now = round(now + 0.01, 2)
-    assert seen[0] == 10.0 and len(seen) == 3 and seen[-1] <= 11.01
+    assert seen[0] == 0.1 and len(seen) == 3 and seen[-1] <= 1.11
     assert it.states(now)[ONE].ramp == 0.1
 
 
