@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plain_sip import Address, Header, Packet, Request, response
-from ubisip.config import Config
 
+from ubisip.config import Config
 from ubisip.core.engine import Engine, Event
 from ubisip.core.snapshot import Slots, Snapshot
 from ubisip.platform import DestinationState
@@ -274,14 +274,14 @@ class Wire:
             elif packet.address in self.listen:
                 target = self.listen.index(packet.address)
                 self.at(0.0, lambda p=packet, t=target: self.engine.receive(p.data, p.source, t, self.now))
-            elif packet.address in self._agents:
+            else:
                 for delay in self._delays():
                     self.at(delay, lambda p=packet: self._arrive(p))
         return bool(outbox)
 
     def _arrive(self, packet: Packet) -> None:
         arrived = Packet(packet.data, self.now, packet.source, packet.address)
-        self._agents[packet.address].take(arrived)
+        self.agent(*packet.address).take(arrived)
 
     def settle(self) -> None:
         """Let everything happen that is due now."""
