@@ -40,7 +40,6 @@ from ubisip.core.transactions cimport (
 
 cdef extern from * nogil:
     """
-    #define _GNU_SOURCE
     #include <string.h>
     extern void *memmem(const void *, size_t, const void *, size_t);
     """

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that carries the calls: epoll, recvmmsg, engine, sendmmsg, without the GIL (DESIGN section 4)."""
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.unistd cimport close, read, write
+
+import os
+import threading
+
+from ubisip.core.address cimport Address, Flow, is_ipv4
+from ubisip.core.engine cimport (
+    close_proxy, engine_advance, engine_decide, engine_next_timer, engine_probe, engine_receive, engine_swap,
+    engine_transport_error, open_proxy, proxy_statistics, set_key_ring,
+)
+from ubisip.core.events cimport take_events
+from ubisip.core.outbox cimport Outgoing, outbox_clear
+from ubisip.core.proxy cimport DATAGRAM, Proxy
+from ubisip.core.snapshot cimport DESTINATIONS, LISTENERS, PlatformView, Snapshot
+
+
+cdef extern from "ring.h" nogil:
+    uint32_t load_acquire(const uint32_t* word) noexcept
+    void store_release(uint32_t* word, uint32_t value) noexcept
+
+
+# The few system structures; their insides stay in the header.
+cdef extern from "socket.h" nogil:
+    ctypedef struct batch_t:
+        pass
+    int batch_size() noexcept
+    batch_t* batch_open(uint32_t room) noexcept
+    void batch_close(batch_t* batch) noexcept
+    int batch_receive(batch_t* batch, int fd) noexcept
+    uint8_t* batch_data(batch_t* batch, int i, uint32_t* size) noexcept
+    void batch_from(batch_t* batch, int i, uint8_t* ip, uint16_t* port) noexcept
+    void batch_to(batch_t* batch, int i, uint8_t* data, uint32_t size, const uint8_t* ip, uint16_t port) noexcept
+    int batch_send(batch_t* batch, int fd, int first, int count) noexcept
+    int read_error(int fd, uint8_t* data, uint32_t room, uint32_t* size, uint8_t* ip, uint16_t* port) noexcept
+    int receive_errors(int fd, int on) noexcept
+    int watch(int epoll, int fd) noexcept
+    int epoll_open() noexcept
+    int wait_for(int epoll, int milliseconds) noexcept
+    int event_open() noexcept
+    void sharp_timers() noexcept
+
+
+cdef enum:
+    MAILBOX = 8192           # letters on their way to the worker; a full box refuses, and the control thread says so
+    BATCHES_A_TURN = 16      # datagrams of one socket before the timers and the other sockets have their turn
+    IDLE_TURNS = 8           # empty turns after which the worker sleeps in epoll instead of looking again
+    TURN_MOST = 500          # milliseconds: it shows that it lives at least twice a second
+    ERRORS_A_TURN = 64
+    BEHIND = 20000           # microseconds without seeing an empty socket: new calls are shed until it has caught up
+
+
+cdef enum LetterKind:
+    LETTER_SWAP
+    LETTER_KEYS
+    LETTER_DECIDE
+    LETTER_PROBE
+
+
+cdef struct Letter:
+    LetterKind kind
+    const PlatformView* view
+    int slot
+    int64_t handle
+    int64_t timeout
+    uint8_t* data            # readable for 64 octets beyond its length; the worker frees it
+    uint32_t length
+
+
+cdef int64_t clock() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
+
+
+cdef class Worker:
+    """The thread that carries the calls: epoll, recvmmsg, engine, sendmmsg, without the GIL."""
+
+    cdef Proxy* proxy
+    cdef batch_t* incoming
+    cdef batch_t* outgoing
+    cdef int fds[LISTENERS]
+    cdef int fd_count
+    cdef int epoll
+    cdef int wake            # control to worker: a letter is in the box
+    cdef int tell            # worker to control: events wait
+    cdef int64_t coalesce    # microseconds
+    cdef bint failed         # a send was told an error: the error queues have something
+    cdef int64_t alive
+    cdef int64_t busy
+    cdef int64_t caught_up   # when every socket was last seen empty
+    cdef uint64_t batches, received, sent, send_errors
+    cdef Letter* box
+    cdef uint32_t box_head
+    cdef uint32_t box_tail
+    cdef uint32_t stopping
+    cdef uint32_t applied    # snapshots taken over so far
+    cdef uint32_t retired
+    cdef list snapshots      # those the worker may still read, the oldest first
+    cdef object thread
+
+    def __cinit__(self, sockets, Snapshot snapshot not None, keys, *, double coalesce=0.0005):
+        cdef int i
+        self.epoll = self.wake = self.tell = -1
+        self.proxy = open_proxy(snapshot, keys, clock())
+        self.incoming = batch_open(DATAGRAM + 64)
+        self.outgoing = batch_open(0)
+        self.box = <Letter*>calloc(MAILBOX, sizeof(Letter))
+        if self.incoming == NULL or self.outgoing == NULL or self.box == NULL:
+            raise MemoryError
+        self.snapshots = [snapshot]
+        self.coalesce = <int64_t>(coalesce * 1e6)
+        self.epoll = epoll_open()
+        self.wake = event_open()
+        self.tell = event_open()
+        if self.epoll < 0 or self.wake < 0 or self.tell < 0 or watch(self.epoll, self.wake) != 0:
+            raise OSError(errno, os.strerror(errno))
+        if len(sockets) > LISTENERS:
+            raise ValueError(f"a gateway has at most {LISTENERS} listeners")
+        for i in range(LISTENERS):
+            self.fds[i] = -1
+        self.fd_count = len(sockets)
+        for i, each in enumerate(sockets):
+            if each is None:
+                continue
+            each.setblocking(False)
+            self.fds[i] = each.fileno()
+            if receive_errors(self.fds[i], 1) != 0 or watch(self.epoll, self.fds[i]) != 0:
+                raise OSError(errno, os.strerror(errno))
+        self.alive = clock()
+
+    def __dealloc__(self):
+        cdef uint32_t at
+        close_proxy(self.proxy)
+        batch_close(self.incoming)
+        batch_close(self.outgoing)
+        if self.box != NULL:
+            for at in range(self.box_head, self.box_tail):
+                free(self.box[at % MAILBOX].data)
+            free(self.box)
+        for fd in (self.epoll, self.wake, self.tell):
+            if fd >= 0:
+                close(fd)
+
+    # --- the control thread's side
+
+    def start(self):
+        self.thread = threading.Thread(target=self._run, name="ubisip-worker", daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        store_release(&self.stopping, 1)
+        self._ring()
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+
+    def fileno(self):
+        return self.tell
+
+    def events(self):
+        cdef uint64_t count
+        read(self.tell, &count, 8)  # empty when nothing was urgent: that is no error
+        return take_events(&self.proxy.events)
+
+    cdef _ring(self):
+        cdef uint64_t one = 1
+        if write(self.wake, &one, 8) != 8 and errno != EAGAIN:
+            raise OSError(errno, os.strerror(errno))
+
+    cdef Letter* _letter(self) except NULL:
+        if self.box_tail - load_acquire(&self.box_head) == MAILBOX:
+            raise BufferError("the worker's mailbox is full: it does not keep up, or does not run")
+        memset(&self.box[self.box_tail % MAILBOX], 0, sizeof(Letter))
+        return &self.box[self.box_tail % MAILBOX]
+
+    cdef _post(self):
+        store_release(&self.box_tail, self.box_tail + 1)
+        self._ring()
+
+    cdef uint8_t* _copy(self, bytes data) except NULL:
+        cdef uint8_t* copy = <uint8_t*>calloc(1, len(data) + 64)
+        if copy == NULL:
+            raise MemoryError
+        memcpy(copy, <const char*>data, len(data))
+        return copy
+
+    def swap(self, Snapshot snapshot not None):
+        cdef Letter* letter = self._letter()
+        letter.kind = LETTER_SWAP
+        letter.view = snapshot.view
+        while self.retired != load_acquire(&self.applied):
+            del self.snapshots[0]
+            self.retired += 1
+        self.snapshots.append(snapshot)
+        self._post()
+
+    def set_keys(self, keys):
+        cdef Letter* letter = self._letter()
+        cdef bytes ring = b"".join(keys)
+        if not keys or len(keys) > 4 or any(len(key) != 16 for key in keys):
+            raise ValueError("a key ring has 1 to 4 keys of 16 octets")
+        letter.kind = LETTER_KEYS
+        letter.data = self._copy(ring)
+        letter.length = <uint32_t>len(ring)
+        self._post()
+
+    def decide(self, int64_t handle, int destination):
+        cdef Letter* letter = self._letter()
+        letter.kind = LETTER_DECIDE
+        letter.handle = handle
+        letter.slot = destination
+        self._post()
+
+    def probe(self, int destination, bytes data not None, int64_t handle, double timeout):
+        cdef Letter* letter = self._letter()
+        if len(data) >= DATAGRAM or not 0 <= destination < DESTINATIONS:
+            raise ValueError("no such destination, or too long a request")
+        letter.kind = LETTER_PROBE
+        letter.slot = destination
+        letter.handle = handle
+        letter.timeout = <int64_t>(timeout * 1e6)
+        letter.data = self._copy(data)
+        letter.length = <uint32_t>len(data)
+        self._post()
+
+    def statistics(self):
+        statistics = proxy_statistics(self.proxy)
+        statistics["worker"] = {
+            "batches": self.batches, "received": self.received, "sent": self.sent, "send_errors": self.send_errors,
+            "busy": self.busy / 1e6,
+        }
+        statistics["alive"] = self.alive / 1e6
+        return statistics
+
+    # --- the worker's side
+
+    def _run(self):
+        with nogil:
+            sharp_timers()
+            self.loop()
+
+    cdef void loop(self) noexcept nogil:
+        cdef int idle = IDLE_TURNS, got
+        cdef int64_t now
+        self.caught_up = clock()
+        while not load_acquire(&self.stopping):
+            if idle >= IDLE_TURNS or self.coalesce == 0:
+                self.sleep()
+            else:
+                self.gather()
+            now = clock()
+            self.alive = now
+            self.open_letters(now)
+            got = self.receive_all(now)
+            if got == 0 or self.failed:
+                self.read_all_errors(now)
+            while engine_advance(self.proxy, now):
+                self.send_all()
+            self.send_all()
+            if self.proxy.events.urgent:
+                self.tell_control()
+            self.busy += clock() - now
+            idle = 0 if got else idle + 1
+
+    cdef void sleep(self) noexcept nogil:
+        """Until a datagram, a letter or a timer."""
+        cdef int64_t due = engine_next_timer(self.proxy), wait = TURN_MOST
+        if due >= 0:
+            wait = min(wait, max(0, (due - clock() + 999) // 1000))
+        wait_for(self.epoll, <int>wait)
+        self.caught_up = clock()
+
+    cdef void gather(self) noexcept nogil:
+        """Under load, let datagrams gather: one wake and two system calls then serve a batch."""
+        cdef timespec pause
+        pause.tv_sec = 0
+        pause.tv_nsec = self.coalesce * 1000
+        if clock() - self.caught_up < self.coalesce:
+            nanosleep(&pause, NULL)
+
+    cdef void open_letters(self, int64_t now) noexcept nogil:
+        cdef uint32_t tail = load_acquire(&self.box_tail)
+        cdef Letter* letter
+        cdef uint64_t count
+        if self.box_head == tail:
+            return
+        read(self.wake, &count, 8)
+        while self.box_head != tail:
+            letter = &self.box[self.box_head % MAILBOX]
+            self.open_letter(letter, now)
+            free(letter.data)
+            letter.data = NULL
+            store_release(&self.box_head, self.box_head + 1)
+
+    cdef void open_letter(self, const Letter* letter, int64_t now) noexcept nogil:
+        cdef uint32_t i
+        if letter.kind == LETTER_SWAP:
+            engine_swap(self.proxy, letter.view, now)
+            store_release(&self.applied, self.applied + 1)
+        elif letter.kind == LETTER_KEYS:
+            for i in range(letter.length // 16):
+                memcpy(self.proxy.keys.key[i], letter.data + 16 * i, 16)
+            self.proxy.keys.count = <int>(letter.length // 16)
+        elif letter.kind == LETTER_DECIDE:
+            engine_decide(self.proxy, letter.handle, letter.slot, now)
+        else:
+            engine_probe(self.proxy, letter.slot, letter.data, letter.length, letter.handle, letter.timeout, now)
+
+    cdef int receive_all(self, int64_t now) noexcept nogil:
+        """Drain every socket, sending after each batch; gives the number of datagrams."""
+        cdef int i, total = 0
+        cdef bint empty = True
+        for i in range(self.fd_count):
+            if self.fds[i] >= 0:
+                total += self.receive_from(i, now, &empty)
+        if empty:
+            self.caught_up = clock()
+            self.proxy.overloaded = False
+        elif clock() - self.caught_up > BEHIND:
+            self.proxy.overloaded = True
+        return total
+
+    cdef int receive_from(self, int listener, int64_t now, bint* empty) noexcept nogil:
+        cdef int turn, count, i, total = 0, errors = 0
+        for turn in range(BATCHES_A_TURN):
+            count = batch_receive(self.incoming, self.fds[listener])
+            if count < 0:
+                # With IP_RECVERR a pending ICMP error is told by whatever call comes next.
+                if errno == EAGAIN or errors == ERRORS_A_TURN:
+                    return total
+                errors += 1
+                self.read_errors(self.fds[listener], now)
+                continue
+            self.batches += 1
+            self.received += count
+            total += count
+            for i in range(count):
+                self.receive_one(i, listener, now)
+            self.send_all()
+            if count < batch_size():
+                return total
+            now = clock()
+        empty[0] = False
+        return total
+
+    cdef void receive_one(self, int i, int listener, int64_t now) noexcept nogil:
+        cdef Flow flow
+        cdef uint32_t size
+        cdef uint8_t* data = batch_data(self.incoming, i, &size)
+        batch_from(self.incoming, i, flow.peer.ip, &flow.peer.port)
+        flow.listener = <uint8_t>listener
+        flow.stream = 0
+        engine_receive(self.proxy, data, size, &flow, now)
+
+    cdef void read_all_errors(self, int64_t now) noexcept nogil:
+        """An error told to a send, or one that woke us alone, still waits in its socket's queue."""
+        cdef int i
+        self.failed = False
+        for i in range(self.fd_count):
+            if self.fds[i] >= 0:
+                self.read_errors(self.fds[i], now)
+
+    cdef void read_errors(self, int fd, int64_t now) noexcept nogil:
+        """What came back by ICMP: each error quotes the datagram it is about."""
+        cdef Address to
+        cdef uint8_t quoted[1600]
+        cdef uint32_t size
+        cdef int i
+        for i in range(ERRORS_A_TURN):
+            if not read_error(fd, quoted, sizeof(quoted), &size, to.ip, &to.port):
+                return
+            engine_transport_error(self.proxy, quoted, size, &to, now)
+
+    cdef void send_all(self) noexcept nogil:
+        """Send the outbox in order, as many datagrams a call as go to one socket in a row."""
+        cdef uint32_t at = 0, count = self.proxy.outbox.count
+        cdef Outgoing* out
+        cdef int n, fd
+        cdef uint8_t listener
+        while at < count:
+            listener = self.proxy.outbox.datagrams[at].to.listener
+            fd = self.fds[listener] if listener < self.fd_count else -1
+            n = 0
+            while at < count and n < batch_size() and self.proxy.outbox.datagrams[at].to.listener == listener:
+                out = &self.proxy.outbox.datagrams[at]
+                batch_to(self.outgoing, n, out.data, out.size, out.to.peer.ip, out.to.peer.port)
+                n += 1
+                at += 1
+            self.send_batch(fd, n)
+        outbox_clear(&self.proxy.outbox)
+
+    cdef void send_batch(self, int fd, int count) noexcept nogil:
+        cdef int at = 0, done, tries = 0
+        while at < count:
+            done = batch_send(self.outgoing, fd, at, count - at) if fd >= 0 else -1
+            if done > 0:
+                at += done
+                self.sent += done
+                tries = 0
+            elif fd >= 0 and tries < 2:
+                self.failed = True
+                tries += 1  # an ICMP error of an earlier datagram was told: this one was not tried yet
+            else:
+                self.send_errors += 1
+                at += 1
+                tries = 0
+
+    cdef void tell_control(self) noexcept nogil:
+        cdef uint64_t one = 1
+        self.proxy.events.urgent = False
+        write(self.tell, &one, 8)
