@@ -67,8 +67,8 @@ class _Target:
 
     @property
     def counts(self) -> bool:
-        """Calls may go there by its health and the operator's wish: only such a one can fail."""
-        return self.probed and self.health.state in USABLE
+        """Health lets calls go there (in maintenance it is DOWN): only such a one can fail, or bear witness."""
+        return self.health.state in USABLE
 
 
 class Monitor:
