@@ -5,6 +5,7 @@ Only what happens inside the named entry functions is counted (the reception of 
 neither start-up nor waiting is. The count does not depend on what else the machine does.
 
     python -m bench.callgrind kamailio ubisip
+    python -m bench.callgrind replay             ubisip's engine alone in virtual time: the same, in three seconds
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import json
 import re
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +27,12 @@ from bench import processes, sipp
 from bench.candidates import CANDIDATES, Place, platform_file
 
 LOAD = sipp.Load(rate=10, calls=50)
-ENTRIES = {
-    "kamailio": ["receive_msg"],
-    "ubisip": ["*engine_receive*", "*engine_advance*"],
-}
+ENGINE = ["*_engine_receive", "*_engine_advance", "*_engine_decide", "*_engine_transport_error"]
+ENTRIES = {"kamailio": ["receive_msg"], "ubisip": ENGINE, "replay": ENGINE}
 """The functions whose inclusive cost is counted; a * stands for any characters."""
+
+REPLAYED = 500
+"""Calls of ``replay``."""
 
 START_UP = 120.0
 """Seconds that a program may need under valgrind before it listens."""
@@ -47,9 +51,28 @@ def instructions(name: str, entries: Sequence[str], directory: Path) -> float:
 
     :raises RuntimeError: a call failed, or none of *entries* was ever called.
     """
-    place, counts = Place(directory), directory / f"{name}.callgrind.%p"
+    counts = directory / f"{name}.callgrind.%p"
     toggles = [f"--toggle-collect={entry}" for entry in entries]
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={counts}", *toggles]
+    if name == "replay":
+        replay = [sys.executable, "-m", "bench.replay", str(REPLAYED)]
+        subprocess.run([*valgrind, *replay], check=True, capture_output=True, cwd=Path(__file__).resolve().parent.parent)
+        calls = REPLAYED
+    else:
+        under_sipp(name, valgrind, directory)
+        calls = LOAD.calls
+    total = sum(_total(file) for file in directory.glob(f"{name}.callgrind.*"))
+    if total == 0:
+        raise RuntimeError(f"{name}: none of {', '.join(entries)} was called; were the symbols stripped?")
+    return total / calls
+
+
+def under_sipp(name: str, valgrind: Sequence[str], directory: Path) -> None:
+    """Run the gateway *name* under *valgrind* while SIPp makes calls.
+
+    :raises RuntimeError: not all of them were good.
+    """
+    place = Place(directory)
     proxy = processes.start([*valgrind, *command(name, place)], None, directory / f"{name}.log", directory)
     servers: list[Any] = []
     try:
@@ -63,10 +86,6 @@ def instructions(name: str, entries: Sequence[str], directory: Path) -> float:
             processes.stop(server)
     if seen.good != LOAD.calls:
         raise RuntimeError(f"{name}: {seen.good} of {LOAD.calls} calls were good")
-    total = sum(_total(file) for file in directory.glob(f"{name}.callgrind.*"))
-    if total == 0:
-        raise RuntimeError(f"{name}: none of {', '.join(entries)} was called; were the symbols stripped?")
-    return total / LOAD.calls
 
 
 def _total(file: Path) -> int:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole calls through the engine in virtual time: no sockets, no clock, every message made outside what is measured.
 
+    python -m bench.replay 500          as many calls, once: for valgrind (bench.callgrind replay)
+
 A :class:`Replay` holds some calls side by side and moves all of them one message on with each step; a step returns
 the datagrams that come next, and :meth:`Replay.feed` hands them to the engine, which is all that is measured.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -136,3 +139,14 @@ def until(replay: Replay, step: str) -> list[Arrival]:
             return arrivals
         replay.delivered(replay.feed(arrivals), expected)
     raise KeyError(step)
+
+
+def main() -> int:
+    replay = Replay(engine(), int(sys.argv[1]))
+    for make, expected in STEPS.values():
+        replay.delivered(replay.feed(make(replay)), expected)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
