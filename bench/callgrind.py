@@ -26,6 +26,7 @@ from rich.console import Console
 from bench import processes, sipp
 from bench.candidates import CANDIDATES, Place, platform_file
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 LOAD = sipp.Load(rate=10, calls=50)
 ENGINE = ["*_engine_receive", "*_engine_advance", "*_engine_decide", "*_engine_transport_error"]
 ENTRIES = {"kamailio": ["receive_msg"], "ubisip": ENGINE, "replay": ENGINE}
@@ -56,7 +57,7 @@ def instructions(name: str, entries: Sequence[str], directory: Path) -> float:
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={counts}", *toggles]
     if name == "replay":
         replay = [sys.executable, "-m", "bench.replay", str(REPLAYED)]
-        subprocess.run([*valgrind, *replay], check=True, capture_output=True, cwd=Path(__file__).resolve().parent.parent)
+        subprocess.run([*valgrind, *replay], check=True, capture_output=True, cwd=REPOSITORY)
         calls = REPLAYED
     else:
         under_sipp(name, valgrind, directory)
