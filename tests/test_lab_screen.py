@@ -23,7 +23,9 @@ def second(gateways: int = 2) -> Second:
     parts = tuple(
         PartSecond(part.name, kind, part.site, "degraded", 1234, 100) for kind, parts in kinds for part in parts
     )
-    return Second(6, 60.0, parts, 123456, 50, 12345, 123456, 120000, 12, 3, 40, 2.0041, 0.0049, EVENTS)
+    return Second(
+        6, 60.0, parts, 123456, 50, 12345, 123456, 120000, 12, 3, 40, 2.0041, 0.0049, EVENTS, (EVENTS[-1][1],)
+    )
 
 
 def drawn(value: Second, width: int = 80) -> list[str]:
@@ -55,7 +57,7 @@ def test_a_line_tells_counts_delays_and_the_events_of_its_second() -> None:
 
 
 def test_the_record_is_json_with_delays_in_milliseconds() -> None:
-    fields = json.loads(json.dumps(record(replace(second(), events=((5, "past"), (6, "now"))))))
+    fields = json.loads(json.dumps(record(replace(second(), events=((5, "past"), (6, "now")), news=("now",)))))
     assert (fields["worst_delay_ms"], fields["p99_delay_ms"], fields["events"]) == (2004.1, 4.9, ["now"])
     assert fields["parts"][0] == {
         "name": "sbc-1", "kind": "sbc", "site": "PA2", "state": "degraded", "calls": 1234, "new": 100

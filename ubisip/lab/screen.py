@@ -59,20 +59,22 @@ class Second:
     """Its 99th percentile."""
     events: tuple[tuple[int, str], ...]
     """Second and text of what happened so far."""
+    news: tuple[str, ...]
+    """What happened since the second before."""
 
 
 def record(second: Second) -> dict[str, Any]:
     """For ``--json``: only this second's events, delays in milliseconds."""
     fields = asdict(second)
+    fields["events"] = fields.pop("news")
     fields["worst_delay_ms"] = round(1000 * fields.pop("worst"), 1)
     fields["p99_delay_ms"] = round(1000 * fields.pop("p99"), 1)
-    fields["events"] = [text for when, text in second.events if when == second.second]
     return fields
 
 
 def line(second: Second) -> str:
     """For an output that is no terminal."""
-    news = "".join(f"; {text}" for when, text in second.events if when == second.second)
+    news = "".join(f"; {text}" for text in second.news)
     return (
         f"{second.second:3} s: {second.placed} calls, {second.new} new, {second.in_progress} in progress, "
         f"{second.answered} answered, {second.failed} failed, {second.lost} lost; post-dial delay "

@@ -70,7 +70,8 @@ def run_demo(duration: float = 60, rate: float = 50, seed: int = 1, json: bool =
 
     Everything it starts is gone when it returns, also after Ctrl-C or SIGTERM (130).
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal  # lines stay whole in files
     try:
         with _screen(console, json) as show, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             result = runner.run(_interruptible(_demo(duration, rate, seed, show)))
@@ -150,6 +151,7 @@ class Demo:
         self.dying_server = chosen.choice(platform.servers).name
         self.dying_gateway = chosen.choice(platform.gateways).name
         self._events: list[tuple[int, str]] = []
+        self._told = 0
         self._seen: dict[str, str] = {}
         self._before: Counter[str] = Counter()
         self._start = 0.0
@@ -213,7 +215,7 @@ class Demo:
         await asyncio.sleep(self._start + second - asyncio.get_running_loop().time())
 
     def _tell(self, text: str) -> None:
-        self._events.append((math.ceil(asyncio.get_running_loop().time() - self._start), text))
+        self._events.append((int(asyncio.get_running_loop().time() - self._start), text))
 
     def _check(self) -> None:
         """Fail as soon as a part of the demo itself has failed."""
@@ -228,13 +230,12 @@ class Demo:
         health = await self._health()
         tally = self.simulation.tally
         delays = tally.take_delays()
-        placed = self._since("calls", tally.placed)
-        return Second(
+        second = Second(
             second=number,
             duration=self.duration,
             parts=tuple(self._parts(health)),
             placed=tally.placed,
-            new=placed,
+            new=self._since("calls", tally.placed),
             in_progress=len(tally.calls),
             answered=tally.answered,
             ended=tally.ended,
@@ -244,7 +245,10 @@ class Demo:
             worst=delays[-1] if delays else 0.0,
             p99=delays[int(0.99 * len(delays))] if delays else 0.0,
             events=tuple(self._events),
+            news=tuple(text for _, text in self._events[self._told :]),
         )
+        self._told = len(self._events)
+        return second
 
     def _parts(self, health: dict[str, str]) -> Iterator[PartSecond]:
         tally, simulation = self.simulation.tally, self.simulation
