@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ubisip.config import Config
 
+NUMBERS = ("weight", "calls", "attempts", "answered", "failed", "failovers")
 COLOURS = {
     "up": "green",
     "ready": "green",
@@ -34,7 +36,7 @@ def platform_view(status: Mapping[str, Any]) -> RenderableType:
 
 def configuration_view(config: Config) -> RenderableType:
     """A line on the platform, a table of what stands in it."""
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("kind", "name", "site", "address", "weight"):
         table.add_column(name, no_wrap=True, justify="right" if name == "weight" else "left")
     for gateway in config.gateways:
@@ -62,25 +64,27 @@ def _heading(status: Mapping[str, Any]) -> Text:
 
 
 def _destinations(rows: list[Mapping[str, Any]]) -> Table:
-    table = Table(header_style="bold", title_justify="left")
-    for name in ("destination", "kind", "site", "health", "switch"):
-        table.add_column(name, no_wrap=True)
-    for name in ("weight", "calls", "attempts", "answered", "failed", "failovers"):
+    """One group of rows for each site's servers and each carrier centre; it fits into eighty columns."""
+    table = Table(header_style="underline", box=None, padding=(0, 1, 0, 0))
+    table.add_column("destination", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
     before: tuple[str, str] | None = None
     for row in rows:
-        if before and (row["kind"], row["site"]) != before:
-            table.add_section()
-        before = (row["kind"], row["site"])
+        if (group := (f"{row['site']} {row['kind']}s", row["centre"])) != before:
+            table.add_row(*(Text(word, style="bold") for word in group))
+        before = group
         table.add_row(*_cells(row))
     return table
 
 
 def _cells(row: Mapping[str, Any]) -> list[str | Text]:
-    site = f"{row['site']} ({row['centre']})" if row["centre"] else row["site"]
+    state = _coloured(row["state"])
+    if row["switch"] != "ready":
+        state = Text.assemble(state, ", ", _coloured(row["switch"]))
     weight = f"{row['weight'] * row['ramp']:.0f}"
-    numbers = [str(row[key]) for key in ("calls", "attempts", "answered", "failed", "failovers")]
-    return [row["name"], row["kind"], site, _coloured(row["state"]), _coloured(row["switch"]), weight, *numbers]
+    return [f"  {row['name']}", state, weight, *(str(row[key]) for key in NUMBERS[1:])]
 
 
 def _totals(totals: Mapping[str, Any]) -> Text:

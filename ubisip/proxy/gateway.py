@@ -143,7 +143,7 @@ class Gateway:
         until = time.monotonic() + limit
         while worker.statistics()["pending"] and time.monotonic() < until:
             await asyncio.sleep(DRAIN_TURN)
-        if worker.statistics()["transactions"]:
+        if worker.statistics()["counters"].get("requests"):
             await asyncio.sleep(SETTLE)
         left = int(worker.statistics()["pending"])
         log.info("drained: %s", f"{left} calls in set-up are left to other gateways" if left else "no call in set-up")
