@@ -67,12 +67,12 @@ def test_every_server_and_gateway_carries_calls(seconds: list[dict[str, Any]]) -
 
 def test_an_interrupt_leaves_nothing_behind() -> None:
     platform = free_platform()
-    with subprocess.Popen([*DEMO, "--rate", "10"], stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen([*DEMO, "--rate", "10"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout
         assert "calls" in run.stdout.readline()
         assert not platform.is_free()
         run.send_signal(signal.SIGINT)
-        told, _ = run.communicate(timeout=30)
+        _, told = run.communicate(timeout=30)
     assert run.returncode == demo.INTERRUPTED
     assert "interrupted" in told.splitlines()[-1]
     assert platform.is_free()
@@ -84,5 +84,5 @@ def test_a_gateway_that_does_not_start_is_told(
     platform = free_platform()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert demo.run_demo(duration=5, rate=1) == 1
-    assert "gw1 ended by itself (exit status 1)" in capsys.readouterr().out
+    assert "gw1 ended by itself (exit status 1)" in capsys.readouterr().err
     assert platform.is_free()

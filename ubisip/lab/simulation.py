@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 
 from ubisip.lab.nexthops import NextHops
-from ubisip.lab.party import Behaviour
-from ubisip.lab.platform import LabPlatform
+from ubisip.lab.party import Behaviour, Party
+from ubisip.lab.platform import LabPlatform, Part
 from ubisip.lab.sbc import Sbc
 from ubisip.lab.server import Server
 from ubisip.lab.tally import Tally
@@ -28,41 +28,31 @@ class Simulation:
     ) -> None:
         self.tally = Tally()
         self.rate = rate
-        gateways = platform.gateways
+
+        def hops(part: Part) -> NextHops:
+            return NextHops(*platform.near(platform.gateways, part.site))
+
         self.sbcs = {
-            part.name: Sbc(
-                part.name,
-                part.address,
-                self.tally,
-                NextHops(*platform.near(gateways, part.site)),
-                behaviour=behaviour,
-                seed=seed,
-            )
+            part.name: Sbc(part.name, part.address, self.tally, hops(part), behaviour=behaviour, seed=seed)
             for part in platform.sbcs
         }
         self.servers = {
-            part.name: Server(
-                part.name,
-                part.address,
-                self.tally,
-                NextHops(*platform.near(gateways, part.site)),
-                behaviour=behaviour,
-                seed=seed,
-            )
+            part.name: Server(part.name, part.address, self.tally, hops(part), behaviour=behaviour, seed=seed)
             for part in platform.servers
         }
+        self.parties: dict[str, Party] = {**self.sbcs, **self.servers}
 
     def open(self) -> None:
         """Bind every socket.
 
         :raises OSError: an address is in use.
         """
-        for party in [*self.sbcs.values(), *self.servers.values()]:
+        for party in self.parties.values():
             party.open()
 
     def close(self) -> None:
         """Close every socket and end every call at once."""
-        for party in [*self.sbcs.values(), *self.servers.values()]:
+        for party in self.parties.values():
             party.close()
             party.forget()
 
@@ -80,7 +70,7 @@ class Simulation:
 
     def stop_calls(self) -> None:
         """No new calls; those in progress go on to their end."""
-        for party in [*self.sbcs.values(), *self.servers.values()]:
+        for party in self.parties.values():
             party.stop_calls()
 
     async def finish(self, within: float) -> None:
@@ -92,7 +82,7 @@ class Simulation:
         deadline = loop.time() + within
         while loop.time() < deadline and any(call_id not in self.tally.cut for call_id in self.tally.calls):
             await asyncio.sleep(POLL)
-        for party in [*self.sbcs.values(), *self.servers.values()]:
+        for party in self.parties.values():
             party.hang_up()
         deadline = loop.time() + 1.0
         while loop.time() < deadline and self.tally.calls:

@@ -12,7 +12,7 @@ from ubisip.core.message import Message, ParseError
 from ubisip.lab.dialog import Dialog
 from ubisip.lab.transactions import ClientTransaction, ServerTransaction, Timers
 from ubisip.lab.udp import Address, UdpSocket
-from ubisip.lab.wire import ALLOW, SDP, Request, new_branch, top_via
+from ubisip.lab.wire import ALLOW, SDP, Request, TopVia, new_branch, top_via
 
 OnResponse = Callable[[ClientTransaction, Message | None], None]
 
@@ -119,7 +119,8 @@ class UserAgent:
                 self._clients.pop(old.key, None)
             elif isinstance(old, ServerTransaction):
                 self._servers.pop(old.key, None)
-                self._invites.pop(_identity(old.request), None)
+                if self._invites.get(identity := _identity(old.request)) is old:
+                    del self._invites[identity]
             else:
                 self.dialogs.pop((old.call_id, old.local_tag), None)
 
@@ -129,20 +130,21 @@ class UserAgent:
         """Take one datagram."""
         try:
             message = Message(data)
-            if message.is_request:
-                self._request(message, source)
-            else:
-                self._response(message)
+            via = top_via(message, source) if message.is_request else None
         except (ParseError, ValueError):
             self.malformed += 1
+            return
+        if via:
+            self._request(message, via)
+        else:
+            self._response(message)
 
     def _response(self, response: Message) -> None:
         transaction = self._clients.get((response.branch, response.method))
         if transaction:
             transaction.receive(response)
 
-    def _request(self, request: Message, source: Address) -> None:
-        via = top_via(request, source)
+    def _request(self, request: Message, via: TopVia) -> None:
         method = request.method
         known = self._servers.get((request.branch, via.sent_by, "INVITE" if method == "ACK" else method))
         if method == "ACK":

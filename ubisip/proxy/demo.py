@@ -70,16 +70,16 @@ def run_demo(duration: float = 60, rate: float = 50, seed: int = 1, json: bool =
 
     Everything it starts is gone when it returns, also after Ctrl-C or SIGTERM (130).
     """
-    console = Console(highlight=False)
+    console, complaint = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
     console.soft_wrap = not console.is_terminal  # lines stay whole in files
     try:
         with _screen(console, json) as show, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             result = runner.run(_interruptible(_demo(duration, rate, seed, show)))
     except (GatewayFailure, OSError) as error:
-        console.print(f"demo: {error}", style="red", markup=False)
+        complaint.print(f"demo: {error}", style="red", markup=False)
         return 1
     except asyncio.CancelledError:
-        console.print("demo: interrupted; everything it started has been stopped")
+        complaint.print("demo: interrupted; everything it started has been stopped")
         return INTERRUPTED
     if json:
         print(json_format.dumps({"final": True, **asdict(result)}), flush=True)
@@ -251,15 +251,15 @@ class Demo:
         return second
 
     def _parts(self, health: dict[str, str]) -> Iterator[PartSecond]:
-        tally, simulation = self.simulation.tally, self.simulation
+        tally = self.simulation.tally
         entered = Counter(call.hop for call in tally.calls.values())
         for part in self.platform.gateways:
             state = self.gateways[part.name].state
             new = self._since(part.name, tally.tried[part.address])
             yield PartSecond(part.name, "gateway", part.site, state, entered[part.address], new)
-        for kind, parts in (("sbc", simulation.sbcs), ("server", simulation.servers)):
-            for part in self.platform.sbcs if kind == "sbc" else self.platform.servers:
-                party = parts[part.name]
+        for kind, parts in (("sbc", self.platform.sbcs), ("server", self.platform.servers)):
+            for part in parts:
+                party = self.simulation.parties[part.name]
                 state = health.get(part.name, "unknown") if party.is_open else "killed"
                 new = self._since(part.name, party.new)
                 yield PartSecond(part.name, kind, part.site, state, len(party.carried), new)
