@@ -104,6 +104,7 @@ class FakeWorker:
         self.alive: float | None = None
         self.answering: Callable[[int], tuple[int, float] | None] = lambda destination: (200, 0.001)
         self.running = False
+        self.full = False
         self._news: list[Event] = []
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         FakeWorker.made.append(self)
@@ -131,12 +132,18 @@ class FakeWorker:
         return news
 
     def swap(self, snapshot: FakeSnapshot) -> None:
+        self._check_mailbox()
         self.snapshots.append(snapshot)
+
+    def _check_mailbox(self) -> None:
+        if self.full:
+            raise BufferError("the worker's mailbox is full")
 
     def set_keys(self, keys: Sequence[bytes]) -> None:
         self.keys = list(keys)
 
     def decide(self, handle: int, destination: int) -> None:
+        self._check_mailbox()
         self.decisions[handle] = destination
 
     def probe(self, destination: int, data: bytes, handle: int, timeout: float) -> None:

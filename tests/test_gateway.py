@@ -254,6 +254,16 @@ async def test_a_named_destination_is_looked_up_and_the_core_told_its_address(
         await until(lambda: row(gateway, "pa5-tel1")["state"] == "up")
 
 
+async def test_what_found_the_mailbox_full_is_told_again(path: Path) -> None:
+    async with gateway_of(path) as gateway:
+        worker().full = True
+        gateway.switch("pa2-tel1", "drain")
+        await until(lambda: gateway.own_statistics()["control_errors"].get("mailbox", 0) >= 2)
+        assert worker().snapshots[-1].states["pa2-tel1"].switch is Switch.READY
+        worker().full = False
+        await until(lambda: worker().snapshots[-1].states["pa2-tel1"].switch is Switch.DRAIN)
+
+
 # Hooks and events
 
 

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from ubisip.core.engine import Event
@@ -99,8 +99,9 @@ class Control:
         """Hand the core a new snapshot if something changed."""
         wanted = self._wanted(now)
         if self._worker is not None and wanted != self._in_core:
-            self._worker.swap(self._built(wanted[1]))
-            self._in_core = wanted
+            snapshot = self._built(wanted[1])
+            if self._posted(self._worker.swap, snapshot):  # else the next turn tries again
+                self._in_core = wanted
 
     def take(self, node: Node) -> None:
         """Run by *node* from now on; the core gets it at once or, when it cannot, the old one stays in force.
@@ -131,7 +132,7 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -149,7 +150,7 @@ class Control:
             await self._addresses.refresh(self.node.peers.values(), self.node.gateway.listen)
             await asyncio.sleep(REFRESH)
 
-    def _guarded(self, place: str, work: Any) -> None:
+    def _guarded(self, place: str, work: Callable[[], None]) -> None:
         """A fault in one turn must not end the loop: health and snapshots of all calls hang on it."""
         try:
             work()
@@ -157,6 +158,17 @@ class Control:
             self.errors[place] += 1
             if self._brake.passes(place) is not None:
                 log.exception("the control loop's %s failed; it goes on", place)
+
+    def _posted(self, post: Callable[..., None], *letter: Any) -> bool:
+        """Put a letter into the worker's mailbox; False: it was full."""
+        try:
+            post(*letter)
+        except BufferError as error:
+            self.errors["mailbox"] += 1
+            if self._brake.passes("mailbox") is not None:
+                log.error("%s", error)
+            return False
+        return True
 
     # One turn
 
@@ -208,7 +220,7 @@ class Control:
         call = NewCall(message.call_id, message.from_user, message.uri_user, peer, message)
         name = await self._asking.choose(call, max(0.0, left))
         if self._worker is not None:
-            self._worker.decide(event.handle, -1 if name is None else self._slots.slot(name))
+            self._posted(self._worker.decide, event.handle, -1 if name is None else self._slots.slot(name))
 
     # Probes
 
@@ -229,7 +241,7 @@ class Control:
         self._probes += 1
         request = options(peer.uri, origin, next(self._branches), self._probes % 2**31 or 1)
         timeout = self.node.config.health.sip.timeout
-        self._worker.probe(self._slots.slot(name), request, self._probes, timeout)
+        self._posted(self._worker.probe, self._slots.slot(name), request, self._probes, timeout)
 
     # What is told
 
