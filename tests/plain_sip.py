@@ -101,7 +101,7 @@ class Packet:
     @property
     def method(self) -> str:
         """The request's method; of a response the one in CSeq."""
-        return self.get("CSeq").split()[1] if self.is_response else self.start.split(" ")[0]
+        return self.get("CSeq").rpartition(" ")[2] if self.is_response else self.start.split(" ")[0]
 
     @property
     def uri(self) -> str:

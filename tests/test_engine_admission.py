@@ -66,8 +66,8 @@ def test_a_senseless_slot_is_the_default_policy(slot: int) -> None:
 
 def test_a_decision_is_taken_once() -> None:
     wire, _, handle = parked()
-    assert wire.engine.decide(handle, 0, wire.now) is True
-    assert wire.engine.decide(handle, 1, wire.now) is False
+    assert wire.engine.decide(handle, wire.slots.slot("tel1"), wire.now) is True
+    assert wire.engine.decide(handle, wire.slots.slot("tel2"), wire.now) is False
     wire.settle()
     assert sum(len(tel.requests("INVITE")) for tel in wire.tels) == 1
 
@@ -245,7 +245,7 @@ def test_a_strangers_ack_and_response_bring_no_answer() -> None:
 
 
 PROBE = (
-    b"OPTIONS sip:127.0.3.1:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:5060;branch=z9hG4bKprobe-1\r\n"
+    b"OPTIONS sip:127.0.3.1:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:5060;branch=z9hG4bKp0123456789abcdef\r\n"
     b"Max-Forwards: 0\r\nFrom: <sip:127.0.0.1>;tag=1\r\nTo: <sip:127.0.3.1>\r\nCall-ID: probe-1\r\n"
     b"CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
 )

@@ -140,10 +140,20 @@ def test_a_call_in_setup_survives_a_swap_of_everything() -> None:
     wire = Wire(platform(servers=2))
     _, leg = place(wire)
     holder = wire.holder()
-    wire.swap(text=platform([server(5)]), states={})
     holder.reply(leg, 180)
+    wire.swap(text=platform([server(5)]), states={})
+    holder.reply(leg, 183)
     holder.reply(leg, 200)
-    assert wire.sbc.statuses() == [100, 180, 200]
+    assert wire.sbc.statuses() == [100, 180, 183, 200]
+
+
+def test_a_call_whose_server_vanishes_before_it_answers_is_not_lost() -> None:
+    wire = Wire(platform(servers=2))
+    place(wire)
+    wire.swap(text=platform([server(5)]), states={})
+    wire.run(1.5)
+    wire.tel(5).reply(wire.tel(5).requests("INVITE")[0], 200)
+    assert wire.sbc.final().status == 200
 
 
 def test_if_every_server_looks_down_all_are_tried() -> None:
@@ -218,7 +228,8 @@ def test_max_calls_is_no_limit_within_a_dialog() -> None:
 def test_max_cps_is_never_passed() -> None:
     wire = Wire(platform([server(0, max_cps=10), server(1)]))
     for _ in range(100):
-        place(wire)
+        invite, leg = place(wire)
+        wire.holder(call_id=invite.call_id).reply(leg, 180)
         wire.run(0.02)
     first, second = (len({packet.call_id for packet in tel.requests("INVITE")}) for tel in wire.tels)
     assert 15 <= first <= 31  # two seconds at ten a second, and at most one second's worth at the start

@@ -279,7 +279,7 @@ def test_RSP_22_a_response_from_a_stranger_is_dropped(wire: Wire) -> None:
 def test_TMC_01_timer_c_cancels_a_call_that_rings_for_ever(wire: Wire) -> None:
     _, leg = place(wire)
     wire.tel().reply(leg, 180)
-    wire.run(600)
+    wire.run(200)
     cancel = wire.tel().requests("CANCEL")[0]
     wire.tel().reply(cancel, 200)
     wire.tel().reply(leg, 487)

@@ -110,7 +110,7 @@ def test_VAL_03_odd_headers_that_routing_does_not_need_pass_byte_for_byte(wire: 
     assert odd in wire.tel().got("INVITE").data
 
 
-@pytest.mark.parametrize("uri", ["foo:bar", "tel:+33155", "http://example.com/", "nobodyKnowsThis:totally;opaque"])
+@pytest.mark.parametrize("uri", ["foo:bar", "http://example.com/", "nobodyKnowsThis:totally;opaque"])
 def test_VAL_04_an_unknown_scheme_is_answered_416(wire: Wire, uri: str) -> None:
     assert refused(wire, wire.request("OPTIONS", uri, to="<sip:0155@127.0.0.1:5060>")) == 416
 
