@@ -141,17 +141,18 @@ def _ratios(name: str, base: str, rounds: Sequence[dict[str, Measure]]) -> dict[
 def table(names: Sequence[str], figures: dict[str, dict[str, Any]]) -> Table:
     """The summary for people; ratios are to the first candidate and to Kamailio."""
     bases = [base for base in dict.fromkeys([names[0], "kamailio"]) if base in names]
-    result = Table("candidate", title="CPU time a call, one worker")
-    for column in (*(f"/ {base}" for base in bases), "us/call", "MiB", "p50 ms", "p99 ms", "failed", "resent", "void"):
+    result = Table("candidate", title="us: CPU time a call; p50, p99: post-dial delay in ms")
+    for column in (*(f"/ {base}" for base in bases), "us", "MiB", "p50", "p99", "failed", "resent", "void"):
         result.add_column(column, justify="right", no_wrap=True)
     for name in names:
         one = figures[name]
         if "us_per_call" not in one:
-            result.add_row(name, *("" for _ in bases), *[""] * 6, f"{one['void']} of {one['rounds']}")
+            result.add_row(name, *("" for _ in bases), *[""] * 6, f"{one['void']}/{one['rounds']}")
             continue
         cells = [_ratio_text(one["ratios"].get(base)) if base != name else "1" for base in bases]
-        keys = ("us_per_call", "pss_mib", "pdd_p50_ms", "pdd_p99_ms", "failed", "retransmissions")
-        result.add_row(name, *cells, *(f"{one[key]:.1f}" for key in keys), f"{one['void']} of {one['rounds']}")
+        keys = ("pss_mib", "pdd_p50_ms", "pdd_p99_ms", "failed", "retransmissions")
+        figures_of = (f"{one['us_per_call']:.1f}", *(f"{one[key]:.0f}" for key in keys))
+        result.add_row(name, *cells, *figures_of, f"{one['void']}/{one['rounds']}")
     return result
 
 
