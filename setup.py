@@ -17,7 +17,7 @@ setup(
                 [str(source)],
                 include_dirs=["ext/ubisip/core"],
                 depends=[str(header) for header in Path("ext/ubisip/core").glob("*.h")],
-                extra_compile_args=["-O0", "-g"] if DEBUG else ["-O2", "-g1"],
+                extra_compile_args=["-O0", "-g"] if DEBUG else ["-O3", "-g1"],
                 define_macros=[("UBISIP_DEBUG", "1")] if DEBUG else [],
             )
             for source in SOURCES
