@@ -34,7 +34,7 @@ def test_no_call_is_lost(seconds: list[dict[str, Any]]) -> None:
     assert final["final"] and final["exit"] == 0
     assert (final["lost"], final["failed"]) == ({}, {})
     assert final["calls"] == final["ended"] + final["cut"] >= 80
-    assert "killed and returned: no call lost, none failed" in final["sentence"]
+    assert "killed: no call lost, none failed" in final["sentence"]
 
 
 def test_each_second_is_told(seconds: list[dict[str, Any]]) -> None:

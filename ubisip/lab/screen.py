@@ -54,7 +54,7 @@ class Second:
     cut: int
     """Calls carried by a server at the moment it was killed."""
     worst: float
-    """Worst post-dial delay of this second, in seconds."""
+    """Worst post-dial delay of this second, in seconds; 0 when no call rang."""
     p99: float
     """Its 99th percentile."""
     events: tuple[tuple[int, str], ...]
@@ -140,4 +140,6 @@ def _events(second: Second) -> list[Text]:
 
 
 def _milliseconds(seconds: float) -> str:
+    if not seconds:
+        return "-"  # no call rang in this second
     return f"{1000 * seconds:,.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.1f} ms"

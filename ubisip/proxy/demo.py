@@ -61,7 +61,8 @@ class Result:
     """Carried by the server when it was killed."""
     reached_two_servers: dict[str, list[str]]
     worst_delay_ms: float
-    worst_delay_second_gateway_ms: float
+    worst_delay_dead_gateway_ms: float
+    """Of the calls that met the dead gateway; they are not in the one above."""
     exit: int
 
 
@@ -95,7 +96,7 @@ def _screen(console: Console, json: bool) -> Iterator[Show]:
     """A table that is drawn anew each second; a line a second where the output is no terminal."""
     if json:
         yield lambda second: print(json_format.dumps(record(second)), flush=True)
-    elif console.is_terminal:
+    elif console.is_terminal and not console.is_dumb_terminal:
         with Live("starting the gateways...", console=console, auto_refresh=False) as live:
             yield lambda second: live.update(table(second), refresh=True)
     else:
@@ -296,7 +297,7 @@ class Demo:
     def _result(self) -> Result:
         tally = self.simulation.tally
         lost, cut = tally.lost, len(tally.cut)
-        killed = f"{self.dying_server} and {self.dying_gateway} killed and returned"
+        killed = f"{self.dying_server} and {self.dying_gateway} killed"
         verdict = f"{len(lost) or 'no'} call{'s' * (len(lost) > 1)} lost, {tally.failed or 'none'} failed"
         details = [f"{call_id}: {', '.join(faults)}" for call_id, faults in list(lost.items())[:SHOWN_FAULTS]]
         details += [f"{count} calls failed with {status}" for status, count in tally.failures.items()]
@@ -306,10 +307,8 @@ class Demo:
             details.append(f"{cut} calls that {self.dying_server} itself carried when it was killed ended with it.")
         details.append(f"Post-dial delay at worst {1000 * tally.worst_delay:,.0f} ms.")
         if tally.worst_retried:
-            details.append(
-                f"Calls whose first gateway was the killed one: {1000 * tally.worst_retried:,.0f} ms at worst; "
-                f"an SBC waits {PATIENCE:.0f} s before it tries another gateway."
-            )
+            delay = f"{1000 * tally.worst_retried:,.0f} ms"
+            details.append(f"Calls that met the dead gateway: {delay} at worst, as SBCs wait {PATIENCE:.0f} s for it.")
         return Result(
             sentence=f"{tally.placed:,} calls, {killed}: {verdict}.",
             details=details,
@@ -321,6 +320,6 @@ class Demo:
             cut=cut,
             reached_two_servers=tally.twice,
             worst_delay_ms=round(1000 * tally.worst_delay, 1),
-            worst_delay_second_gateway_ms=round(1000 * tally.worst_retried, 1),
+            worst_delay_dead_gateway_ms=round(1000 * tally.worst_retried, 1),
             exit=int(bool(lost or tally.failed or not tally.placed)),
         )
