@@ -161,7 +161,9 @@ class Gateway:
 
         While somebody listens, every call is told about, which costs the core some work; without listeners, nothing.
         """
-        return self._subscribers.subscribe()
+        subscription = self._subscribers.subscribe()
+        self._control.refresh(time.monotonic())
+        return subscription
 
     def switch(self, name: str, state: Switch | str, who: str = "embedder") -> None:
         """Set the operator's switch of a destination; it survives a restart. *who* is written to the audit log.
