@@ -93,6 +93,7 @@ def start_caller(load: Load, directory: Path, cpu: int | None) -> subprocess.Pop
         old.unlink(missing_ok=True)
     limit = load.calls / load.rate * 3 + load.hold_ms / 1000 + 60
     command = ["sipp", "-sf", str(SCENARIOS / "caller.xml"), f"{load.target}:{PORT}", "-i", CALLER, "-p", str(PORT)]
+    command += ["-key", "gateway", f"{GATEWAY}:{PORT}"]
     command += ["-r", str(load.rate), "-rp", "1000", "-m", str(load.calls), "-l", "15000", "-d", str(load.hold_ms)]
     command += ["-trace_stat", "-stf", "caller.csv", "-fd", "1"]
     command += ["-trace_rtt", "-rtt_freq", str(max(1, load.rate // 200))]
