@@ -25,7 +25,7 @@ from ubisip.core.span cimport Span, span_of
 from ubisip.core.targets cimport ALL_FULL, NOBODY, choose, may_take, take_call
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport (
-    BRANCH_LENGTH, TOKEN_LENGTH, Branch, SipHash, Token, read_branch, sign_branch, siphash_add, siphash_end, siphash_init,
+    BRANCH_LENGTH, TOKEN_LENGTH, Branch, SipHash, Token, Vouched, read_branch, sign_branch, siphash_add, siphash_end, siphash_init,
     write_branch, write_token,
 )
 from ubisip.core.transactions cimport (
@@ -55,8 +55,11 @@ cdef void edit_request_uri(Proxy* p, const ParsedMessage* m, const RoutePlan* pl
         destination = &p.view.destinations[slot]
         edit(&p.edits, plan.request_uri.hostport.at, plan.request_uri.hostport.length, destination.hostport.text,
              destination.hostport.length)
-    if plan.request_uri.parameters.length and uri_parameter(m.data, &plan.request_uri, b"method", 6, &forbidden):
-        delete(&p.edits, forbidden.at - 8, forbidden.at + forbidden.length)
+    if plan.request_uri.parameters.length:
+        if uri_parameter(m.data, &plan.request_uri, b"method", 6, &forbidden):
+            delete(&p.edits, forbidden.at - 8, forbidden.at + forbidden.length)
+        if plan.own_maddr.length:
+            delete(&p.edits, plan.own_maddr.at - 7, plan.own_maddr.at + plan.own_maddr.length)
     if plan.request_uri.headers.length:
         delete(&p.edits, plan.request_uri.headers.at, plan.request_uri.headers.at + plan.request_uri.headers.length)
 
@@ -152,11 +155,19 @@ cdef void insert_via(Proxy* p, uint32_t at, const Listener* listener, const Bran
 
 cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8_t number, int slot, Branch* branch) noexcept nogil:
     """The branch is a pure function of the request, the attempt and the destination (DESIGN section 5)."""
-    cdef Flow back = response_flow(m, from_)
+    cdef Vouched vouched
+    vouched.data = m.data
+    vouched.call_id = m.call_id
+    vouched.from_tag = m.from_.tag
+    vouched.upstream = m.via.branch
+    vouched.sent_by = m.via.sent_by
+    vouched.cseq = m.cseq
+    vouched.invite = m.method == METHOD_INVITE or m.method == METHOD_ACK or m.method == METHOD_CANCEL
+    vouched.response_to = response_flow(m, from_).peer
     branch.attempt = number
     branch.destination = p.view.destinations[slot].id if slot >= 0 else 0
     branch.loop = <uint32_t>loop_hash(m)
-    sign_branch(&p.keys, branch, m.data, m.call_id, m.from_.tag, m.cseq, m.via.branch, &back.peer)
+    sign_branch(&p.keys, branch, &vouched)
 
 
 cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, const RoutePlan* plan,
@@ -176,7 +187,7 @@ cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_,
     out[0] = outbox_reserve(&p.outbox, m.size + edits_growth(&p.edits))
     if out[0] == NULL:
         return 0
-    return splice(&p.edits, m.data, 0, m.size, out[0])
+    return splice(&p.edits, m.data, m.start, m.size, out[0])
 
 
 cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan, const Flow* hop, int slot) noexcept nogil:

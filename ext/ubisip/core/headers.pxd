@@ -17,6 +17,7 @@ cdef struct Via:
     Span rport_parameter # ";rport" itself, so that it can be given its value
     bint has_rport
     bint has_received
+    bint has_maddr
     uint32_t next        # where the next via-parm of the same line starts; 0: this is the last
 
 

@@ -67,6 +67,8 @@ cdef bint read_via_parameter(const uint8_t* data, Cursor* c, Via* out) noexcept 
     elif same_name(data, name, b"received", 8):
         out.received = value
         out.has_received = True
+    elif same_name(data, name, b"maddr", 5):
+        out.has_maddr = True
     elif same_name(data, name, b"rport", 5):
         out.rport = value
         out.has_rport = True
@@ -80,10 +82,12 @@ cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
     cdef uint64_t port = 0
     cdef uint32_t end
     cdef int i
+    cdef Span name
     memset(out, 0, sizeof(Via))
     out.value.at = c.at
     for i in range(2):  # protocol-name SLASH protocol-version SLASH
-        if take_class(&c, CLASS_TOKEN).length == 0:
+        name = take_class(&c, CLASS_TOKEN)
+        if name.length == 0 or (i == 0 and not same_name(data, name, b"sip", 3)):
             return False
         skip_lws(&c)
         if not take(&c, 0x2F):

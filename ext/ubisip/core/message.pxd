@@ -32,7 +32,7 @@ cdef extern from "scan.h" nogil:
         HEADER_RETRY_AFTER
         HEADER_TIMESTAMP
         HEADER_RESOURCE_PRIORITY
-        HEADER_MAX_BREADTH
+        HEADER_CHALLENGE
         HEADER_IDS
 
 
@@ -63,6 +63,7 @@ cdef struct ParsedMessage:
     Uri request_uri        # the same, read (requests only)
     uint16_t status
     Span reason
+    uint32_t start         # first octet of the start line
     uint32_t start_end     # first octet after the start line
     uint32_t body          # first octet of the body
     int count              # header lines in the index

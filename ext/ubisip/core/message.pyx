@@ -119,7 +119,7 @@ cdef bint read_start_line(ParsedMessage* m) noexcept nogil:
     # Empty lines before the start line are ignored (RFC 3261 section 7.5).
     while at + 1 < m.size and m.data[at] == 0x0D and m.data[at + 1] == 0x0A:
         at += 2
-    end = at
+    m.start = end = at
     while end < m.size and m.data[end] != 0x0A:
         end += 1
     if end == m.size or end == at or m.data[end - 1] != 0x0D:

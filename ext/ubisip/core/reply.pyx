@@ -21,6 +21,7 @@ from ubisip.core.token cimport SipHash, siphash_add, siphash_add_number, siphash
 from ubisip.core.transactions cimport Transaction, keep, release, schedule
 
 cdef enum:
+    LARGEST_DATAGRAM = 65507 # by UDP over IPv4
     OWN_TAG_LENGTH = 18      # "u-" and 16 hex digits
 
 
@@ -135,12 +136,16 @@ cdef uint32_t room_for(const ParsedMessage* m, const char* reason, const char* e
 cdef void answer(Proxy* p, const ParsedMessage* m, const Flow* from_, int status, const char* reason, const char* extra) noexcept nogil:
     """Answer a request without making a transaction; *extra* are whole header lines, or NULL."""
     cdef Flow to = response_flow(m, from_)
+    cdef uint32_t size
     cdef uint8_t* out = outbox_reserve(&p.outbox, room_for(m, reason, extra))
     if out == NULL:
         return
     edits_clear(&p.edits)
     mark_via(m, from_, &p.edits)
-    outbox_commit(&p.outbox, build(p, m, &p.edits, status, reason, extra, out), &to)
+    size = build(p, m, &p.edits, status, reason, extra, out)
+    if size > LARGEST_DATAGRAM:
+        return
+    outbox_commit(&p.outbox, size, &to)
     p.responses[status // 100] += 1
 
 

@@ -8,6 +8,7 @@ from ubisip.core.edits cimport edits_clear
 from ubisip.core.events cimport EVENT_ASK, EVENT_ENDED, emit
 from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless, tag_hash
 from ubisip.core.headers cimport Via, parse_via
+from ubisip.core.identity cimport call_hash, server_key
 from ubisip.core.machines cimport (
     ACCEPTED, COMPLETED, DO_AGAIN, DO_END, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE,
     SERVER_OTHER, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRYING, WRONG, Cell, machine_step,
@@ -41,41 +42,8 @@ from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL, Uri
 cdef enum:
     MAX_VIAS = 100           # Max-Forwards is 70; a longer stack is only there to be walked
     SHED_AT = 8              # new calls are refused when less than an eighth of the transactions is free
+    LARGEST_REQUEST = 64000  # a UDP datagram carries 65,507 octets, and our Via, Record-Route and Routes come in
     NEW = -1                 # what next_hop() says of a request whose destination is still to be chosen
-
-
-# --- which transaction a request belongs to
-
-cdef void server_key(const Proxy* p, const ParsedMessage* m, bint as_invite, uint64_t* key) noexcept nogil:
-    """Branch, sent-by and method (section 17.2.3), or what RFC 2543 clients give; an ACK counts as its INVITE."""
-    cdef SipHash h
-    cdef Span branch = m.via.branch
-    siphash_init(&h, p.secret)
-    if branch.length > 7 and memcmp(m.data + branch.at, b"z9hG4bK", 7) == 0:
-        siphash_add(&h, m.data + branch.at, branch.length)
-        siphash_add(&h, m.data + m.via.sent_by.at, m.via.sent_by.length)
-    else:
-        siphash_add(&h, m.data + m.uri.at, m.uri.length)
-        siphash_add(&h, m.data + m.from_.tag.at, m.from_.tag.length)
-        siphash_add(&h, m.data + m.call_id.at, m.call_id.length)
-        siphash_add_number(&h, m.cseq)
-        siphash_add(&h, m.data + m.via.value.at, m.via.value.length)
-    if as_invite or m.method == METHOD_INVITE or m.method == METHOD_ACK:
-        siphash_add_number(&h, METHOD_INVITE)
-    else:
-        siphash_add(&h, m.data + m.method_name.at, m.method_name.length)
-    key[0] = siphash_end(&h)
-    key[1] = siphash_end_second(&h)
-
-
-cdef uint64_t call_hash(const ParsedMessage* m) noexcept nogil:
-    """The same on every gateway: the choice of a server rests on it."""
-    cdef uint64_t key[2]
-    cdef SipHash h
-    key[0] = key[1] = 0
-    siphash_init(&h, key)
-    siphash_add(&h, m.data + m.call_id.at, m.call_id.length)
-    return siphash_end(&h)
 
 
 cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -85,7 +53,7 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
     if peer < 0:
         refuse_stranger(p, m, from_)
         return
-    server_key(p, m, False, key)
+    server_key(p.secret, m, False, key)
     server = find(&p.transactions, key)
     if m.method == METHOD_ACK:
         receive_ack(p, m, from_, server, peer)
@@ -118,13 +86,16 @@ cdef void absorb(Proxy* p, uint32_t server) noexcept nogil:
 # --- section 16.3: validation
 
 cdef bint require_tags(const ParsedMessage* m, char* out, uint32_t most) noexcept nogil:
-    """An Unsupported line of every tag in Proxy-Require: this proxy has no extension (RFC 3261 section 20.29)."""
+    """An Unsupported line of every tag in Proxy-Require, for this proxy has no extension (section 20.29); False: no tag."""
     cdef int line = m.first[HEADER_PROXY_REQUIRE]
     cdef uint32_t at = 13
     cdef Span value
     memcpy(out, b"Unsupported: ", 13)
     while line >= 0:
         value = header_value(m, line)
+        if value.length == 0:
+            line = next_header(m, line)
+            continue
         if at + value.length + 8 > most:
             break
         if at > 13:
@@ -134,7 +105,7 @@ cdef bint require_tags(const ParsedMessage* m, char* out, uint32_t most) noexcep
         at += value.length
         line = next_header(m, line)
     memcpy(out + at, b"\r\n\0", 3)
-    return True
+    return at > 13
 
 
 cdef int check_vias(const Proxy* p, const ParsedMessage* m) noexcept nogil:
@@ -164,16 +135,16 @@ cdef bint validate(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept
     cdef const char* extra = NULL
     cdef const char* reason = NULL
     cdef int status = 0, vias
-    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_SIPS and m.request_uri.scheme != SCHEME_TEL:
+    # sips asks for TLS on every hop (section 26.2.2), which no destination of the core's own sockets gives.
+    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_TEL:
         status = 416
         reason = b"Unsupported URI Scheme"
     elif m.max_forwards == 0:
         status = 483
         reason = b"Too Many Hops"
-    elif m.first[HEADER_PROXY_REQUIRE] >= 0:
+    elif m.first[HEADER_PROXY_REQUIRE] >= 0 and require_tags(m, unsupported, sizeof(unsupported)):
         status = 420
         reason = b"Bad Extension"
-        require_tags(m, unsupported, sizeof(unsupported))
         extra = unsupported
     else:
         vias = check_vias(p, m)
@@ -211,7 +182,12 @@ cdef int token_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Flow
     return 0
 
 
-cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Flow* hop, int* slot) noexcept nogil:
+cdef bint is_across(Proxy* p, int peer, int slot) noexcept nogil:
+    """From a carrier to a server or the other way: a peer of the caller's own side is no way out (toll fraud)."""
+    return slot >= 0 and p.view.destinations[slot].side != p.view.destinations[peer].side
+
+
+cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer, Flow* hop, int* slot) noexcept nogil:
     """0: *hop* is where the request must go; NEW: a destination is to be chosen; else the status to answer."""
     cdef Address literal
     hop.stream = 0
@@ -221,13 +197,15 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Flow*
         return 0 if resolve(p, m, &plan.route_uri, hop, slot) else 502
     if plan.token_state == TOKEN_GOOD:
         return token_hop(p, m, plan, hop, slot)
+    if plan.maddr.length:
+        return 403  # a foreign maddr is the only target (section 16.5), and no peer of ours is named that way
     if plan.own:
         return NEW
     if m.to.tag.length and resolve(p, m, &plan.request_uri, hop, slot):
         return 0
     if parse_ip(m.data, plan.request_uri.host, &literal):
         # A literal of no peer of ours: we are no relay for strangers' addresses.
-        return 0 if resolve(p, m, &plan.request_uri, hop, slot) and slot[0] >= 0 else 403
+        return 0 if resolve(p, m, &plan.request_uri, hop, slot) and is_across(p, peer, slot[0]) else 403
     return NEW
 
 
@@ -255,7 +233,10 @@ cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, c
     if status:
         answer(p, m, from_, status, b"Bad Route", NULL)
         return
-    status = next_hop(p, m, &plan, &hop, &slot)
+    if m.size > LARGEST_REQUEST:
+        answer(p, m, from_, 513, b"Message Too Large", NULL)
+        return
+    status = next_hop(p, m, &plan, peer, &hop, &slot)
     if status == NEW:
         if m.method == METHOD_OPTIONS and plan.own and not plan.request_uri.has_user:
             answer_options(p, m, from_)
@@ -467,7 +448,7 @@ cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int p
         p.counters[BAD_TOKENS] += 1
     if status:
         return
-    status = next_hop(p, m, &plan, &hop, &slot)
+    status = next_hop(p, m, &plan, peer, &hop, &slot)
     if status == NEW:
         # The ACK of a 3xx-6xx whose transaction is gone with a gateway: to where its INVITE must have gone.
         slot = likely_destination(p, m, peer)
@@ -494,7 +475,7 @@ cdef void receive_cancel(Proxy* p, const ParsedMessage* m, const Flow* from_, in
     cdef uint32_t server
     cdef Transaction* t
     p.counters[CANCELS] += 1
-    server_key(p, m, True, key)
+    server_key(p.secret, m, True, key)
     server = find(&p.transactions, key)
     if server == 0:
         cancel_elsewhere(p, m, from_, peer)
@@ -520,7 +501,7 @@ cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, 
         return
     status = preprocess(p, m, &plan)
     if status == 0:
-        status = next_hop(p, m, &plan, &hop, &slot)
+        status = next_hop(p, m, &plan, peer, &hop, &slot)
     if status == NEW:
         slot = likely_destination(p, m, peer)
         if slot >= 0:
@@ -556,5 +537,5 @@ cdef void server_timer(Proxy* p, uint32_t server) noexcept nogil:
             outbox_send(&p.outbox, t.response.data, t.response.size, &t.flow)
             p.counters[RETRANSMITTED] += 1
         t.interval = min(t.interval * 2, T2)
-        t.retransmit_at = p.now + t.interval
+        t.retransmit_at += t.interval
     schedule(&p.transactions, server)

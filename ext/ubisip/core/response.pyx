@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Response processing (RFC 3261 sections 16.7 to 16.9): what becomes of each attempt, and what the caller hears."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from ubisip.core.address cimport Address, Flow, same_address
-from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, splice
+from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert_span, splice
 from ubisip.core.events cimport (
     EVENT_ANSWERED, EVENT_BUSY, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT, emit,
 )
@@ -13,13 +13,14 @@ from ubisip.core.forward cimport (
     send_ack, send_cancel,
 )
 from ubisip.core.headers cimport Via, parse_via, via_response_address
+from ubisip.core.identity cimport branch_key, call_hash, is_rfc3261_branch
 from ubisip.core.machines cimport (
     CLIENT_INVITE, CLIENT_OTHER, COMPLETED, CONFIRMED, DO_ACK, DO_AGAIN, DO_END, DO_SEND, DO_STOP, DO_TELL, DO_WAIT, GOT_1XX,
     GOT_2XX, GOT_FINAL, PROCEEDING, SERVER_INVITE, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRANSPORT_ERROR, TRYING, WRONG,
     Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_RETRY_AFTER, HEADER_VIA, METHOD_CANCEL, METHOD_INVITE, ParsedMessage, header_value, next_header, parse_message,
+    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_CANCEL, METHOD_INVITE, ParsedMessage, header_value, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
@@ -27,11 +28,12 @@ from ubisip.core.proxy cimport (
     STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
 )
 from ubisip.core.reply cimport answer_transaction, send_response
-from ubisip.core.snapshot cimport find_source, listener_for
+from ubisip.core.snapshot cimport find_source, is_own, listener_for
 from ubisip.core.span cimport Cursor, Span, cursor, span_of, take_number
 from ubisip.core.targets cimport call_answered
 from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
-from ubisip.core.token cimport BRANCH_LENGTH, Branch, read_branch, read_hex, verify_branch
+from ubisip.core.token cimport BRANCH_LENGTH, Branch, Vouched, read_branch, read_hex, verify_branch
+from ubisip.core.uri cimport SCHEME_SIP, Uri
 from ubisip.core.transactions cimport (
     ABANDONED, CANCELLED, CANCEL_SENT, NEW_CALL, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, destroy, find, handle_of,
     keep, release, schedule,
@@ -71,16 +73,12 @@ cdef bint response_key(const ParsedMessage* m, uint64_t* key, Branch* branch, bi
 
 cdef bint is_own_via(const Proxy* p, const ParsedMessage* m) noexcept nogil:
     """The sent-by of the top Via is ours (section 18.1.2)."""
-    cdef int i
-    cdef uint32_t length
-    for i in range(p.view.listener_count):
-        # The text is "SIP/2.0/UDP sent-by".
-        length = p.view.listeners[i].via.length
-        if length > m.via.sent_by.length and p.view.listeners[i].via.text[length - m.via.sent_by.length - 1] == 0x20 and \
-                memcmp(p.view.listeners[i].via.text + length - m.via.sent_by.length, m.data + m.via.sent_by.at,
-                       m.via.sent_by.length) == 0:
-            return True
-    return False
+    cdef Uri uri
+    memset(&uri, 0, sizeof(Uri))
+    uri.scheme = SCHEME_SIP
+    uri.host = m.via.host
+    uri.port = m.via.port
+    return is_own(p.view, m.data, &uri)
 
 
 cdef bint second_via(const ParsedMessage* m, Via* via) noexcept nogil:
@@ -110,6 +108,7 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, uint8
 cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* branch, const Flow* from_) noexcept nogil:
     """A response to an INVITE whose transaction is gone with a gateway goes on if its branch verifies (DESIGN section 5)."""
     cdef Via upstream
+    cdef Vouched vouched
     cdef Flow to
     cdef uint8_t* out = NULL
     cdef uint32_t size
@@ -117,8 +116,18 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
     if m.method != METHOD_INVITE:
         p.counters[STRAY_RESPONSES] += 1  # RFC 4320 section 4.2: its client asks again, and so makes the transaction anew
         return
-    if not second_via(m, &upstream) or not via_response_address(m.data, &upstream, &to.peer) or not verify_branch(
-            &p.keys, branch, m.data, m.call_id, m.from_.tag, m.cseq, upstream.branch, &to.peer):
+    if not second_via(m, &upstream) or upstream.has_maddr or not via_response_address(m.data, &upstream, &to.peer):
+        p.counters[FORGED_RESPONSES] += 1
+        return
+    vouched.data = m.data
+    vouched.call_id = m.call_id
+    vouched.from_tag = m.from_.tag
+    vouched.upstream = upstream.branch
+    vouched.sent_by = upstream.sent_by
+    vouched.cseq = m.cseq
+    vouched.invite = True
+    vouched.response_to = to.peer
+    if not verify_branch(&p.keys, branch, &vouched):
         p.counters[FORGED_RESPONSES] += 1
         return
     if m.status == 100:
@@ -135,6 +144,22 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
         p.responses[m.status // 100] += 1
 
 
+cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    """A response to what we forwarded is of the same call, and its next Via is that of the request we were sent."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef Transaction* s = &p.transactions.slab[t.server]
+    cdef Via upstream
+    cdef uint64_t key[2]
+    if t.flags & (PROBE | OWN_CANCEL):
+        return True
+    if not second_via(m, &upstream) or call_hash(m) != t.call:
+        return False
+    if t.server == 0 or not is_rfc3261_branch(m.data, upstream.branch):
+        return True
+    branch_key(p.secret, m, upstream.branch, upstream.sent_by, s.machine == SERVER_INVITE, key)
+    return key[0] == s.key[0] and key[1] == s.key[1]
+
+
 cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
     cdef uint64_t key[2]
     cdef Branch branch
@@ -148,7 +173,9 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)):
         p.counters[STRANGER_RESPONSES] += 1
         return
-    if client:
+    if client and not fits(p, client, m):
+        p.counters[FORGED_RESPONSES] += 1
+    elif client:
         client_response(p, client, m)
     elif is_probe:
         p.counters[STRAY_RESPONSES] += 1
@@ -322,7 +349,12 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
         if size:
             send_response(p, server, out, size, m.status)
         return
-    if rank(m.status) < rank(s.best_status):
+    if m.status == 408 and s.machine != SERVER_INVITE:
+        attempt_failed(p, server, 408, t.slot, False)  # not passed on: it would only come too late (RFC 4320 section 4.2)
+        return
+    if is_challenge(m.status) and is_challenge(s.best_status) and s.best != NULL:
+        gather_challenges(p, s, m)
+    elif rank(m.status) < rank(s.best_status):
         size = write_upstream(p, m, status, &out)
         if size:
             release(&p.transactions.pool, &s.best)
@@ -331,6 +363,30 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
     if m.status >= 600:
         cancel_others(p, server, client)
     attempt_failed(p, server, m.status, t.slot, p.view.failover_on[m.status] != 0)
+
+
+cdef bint is_challenge(int status) noexcept nogil:
+    return status == 401 or status == 407
+
+
+cdef void gather_challenges(Proxy* p, Transaction* s, const ParsedMessage* m) noexcept nogil:
+    """Step 7: the caller gets the challenges of every branch, in the best response."""
+    cdef int i
+    cdef uint8_t* out
+    cdef uint32_t size
+    if not parse_message(&p.stored, s.best.data, s.best.size):
+        return
+    edits_clear(&p.edits)
+    for i in range(m.count):
+        if m.headers[i].id == HEADER_CHALLENGE:
+            insert_span(&p.edits, p.stored.headers[p.stored.count - 1].end, m.data,
+                        span_of(m.headers[i].line, m.headers[i].end))
+    out = outbox_reserve(&p.outbox, s.best.size + edits_growth(&p.edits))
+    if out == NULL or p.edits.overflow:
+        return
+    size = splice(&p.edits, s.best.data, 0, s.best.size, out)
+    release(&p.transactions.pool, &s.best)
+    s.best = keep(&p.transactions.pool, out, size)
 
 
 cdef int rank(int status) noexcept nogil:
@@ -424,6 +480,7 @@ cdef void retransmit(Proxy* p, uint32_t client) noexcept nogil:
     """Timer A doubles without end, Timer E up to T2 (sections 17.1.1.2 and 17.1.2.2)."""
     cdef Transaction* t = &p.transactions.slab[client]
     cdef Cell cell = machine_step(t.machine, t.state, TIMER_RETRANSMIT)
+    cdef int64_t due = t.retransmit_at
     t.retransmit_at = 0
     if cell.actions & WRONG:
         p.counters[WRONG_EVENTS] += 1
@@ -435,7 +492,7 @@ cdef void retransmit(Proxy* p, uint32_t client) noexcept nogil:
         t.interval *= 2
         if t.machine == CLIENT_OTHER and (t.interval > T2 or t.state == PROCEEDING):
             t.interval = T2
-        t.retransmit_at = p.now + t.interval
+        t.retransmit_at = due + t.interval  # from when it was due: lateness does not add up
 
 
 cdef void silent(Proxy* p, uint32_t client) noexcept nogil:

@@ -26,6 +26,8 @@ cdef struct RoutePlan:
     Uri request_uri          # the same, read
     bint uri_moved           # the Request-URI was our Record-Route value: the last Route value took its place
     bint own                 # it names this gateway
+    Span own_maddr           # value of its maddr when that names this gateway, to be stripped (section 16.4)
+    Span maddr               # value of its maddr when it names somebody else
     Span routes[MAX_ROUTES]  # the Route values as they came; those from first on, below end, go on
     int first
     int end

@@ -65,6 +65,18 @@ cdef bint take_request_uri(Proxy* p, const ParsedMessage* m, RoutePlan* plan) no
     return read_route(m, plan.routes[plan.end], &plan.uri, &plan.request_uri)
 
 
+cdef void read_maddr(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
+    cdef Uri uri = plan.request_uri
+    cdef Span value
+    if uri.parameters.length == 0 or not uri_parameter(m.data, &uri, b"maddr", 5, &value) or value.length == 0:
+        return
+    uri.host = value
+    if is_own(p.view, m.data, &uri):
+        plan.own_maddr = value
+    else:
+        plan.maddr = value
+
+
 cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
     """Take our own values off the Route set and find what is next. Gives 0, or the status to answer."""
     cdef Uri uri
@@ -89,6 +101,7 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
             plan.token_state = state
             plan.token = token
         plan.first += 1
+    read_maddr(p, m, plan)
     plan.own = is_own(p.view, m.data, &plan.request_uri)
     return 403 if plan.token_state == TOKEN_BAD else 0
 

@@ -15,7 +15,7 @@
 enum header_id {
   HEADER_OTHER, HEADER_VIA, HEADER_FROM, HEADER_TO, HEADER_CALL_ID, HEADER_CSEQ, HEADER_MAX_FORWARDS,
   HEADER_CONTENT_LENGTH, HEADER_ROUTE, HEADER_RECORD_ROUTE, HEADER_PROXY_REQUIRE, HEADER_RETRY_AFTER,
-  HEADER_TIMESTAMP, HEADER_RESOURCE_PRIORITY, HEADER_MAX_BREADTH, HEADER_IDS
+  HEADER_TIMESTAMP, HEADER_RESOURCE_PRIORITY, HEADER_CHALLENGE, HEADER_IDS
 };
 
 typedef struct {
@@ -53,14 +53,14 @@ static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
     case 5: return scan_same(n, "route", 5) ? HEADER_ROUTE : HEADER_OTHER;
     case 7: return scan_same(n, "call-id", 7) ? HEADER_CALL_ID : HEADER_OTHER;
     case 9: return scan_same(n, "timestamp", 9) ? HEADER_TIMESTAMP : HEADER_OTHER;
-    case 11:
-      if (scan_same(n, "max-breadth", 11)) return HEADER_MAX_BREADTH;
-      return scan_same(n, "retry-after", 11) ? HEADER_RETRY_AFTER : HEADER_OTHER;
+    case 11: return scan_same(n, "retry-after", 11) ? HEADER_RETRY_AFTER : HEADER_OTHER;
     case 12:
       if (scan_same(n, "max-forwards", 12)) return HEADER_MAX_FORWARDS;
       return scan_same(n, "record-route", 12) ? HEADER_RECORD_ROUTE : HEADER_OTHER;
     case 13: return scan_same(n, "proxy-require", 13) ? HEADER_PROXY_REQUIRE : HEADER_OTHER;
     case 14: return scan_same(n, "content-length", 14) ? HEADER_CONTENT_LENGTH : HEADER_OTHER;
+    case 16: return scan_same(n, "www-authenticate", 16) ? HEADER_CHALLENGE : HEADER_OTHER;
+    case 18: return scan_same(n, "proxy-authenticate", 18) ? HEADER_CHALLENGE : HEADER_OTHER;
     case 17: return scan_same(n, "resource-priority", 17) ? HEADER_RESOURCE_PRIORITY : HEADER_OTHER;
   }
   return HEADER_OTHER;
@@ -117,6 +117,8 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
       uint32_t name_end = colon;                                                                                        \
       while (name_end > line && (data[name_end - 1] == ' ' || data[name_end - 1] == '\t')) name_end--;                  \
       if (name_end == line || name_end - line > 0xffff) { *body = line; return SCAN_BAD_LINE; }                         \
+      uint32_t within = name_end - line < 32 ? (1u << (name_end - line)) - 1 : ~0u;                                     \
+      if (MASK(data + line, ' ') & within) { *body = line; return SCAN_BAD_LINE; }                                      \
       out[n].line = line;                                                                                               \
       out[n].value = colon + 1;                                                                                         \
       out[n].name_length = (uint16_t)(name_end - line);                                                                 \

@@ -6,7 +6,7 @@ from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Side
 
 cdef enum:
     NOBODY = -1              # no destination is left to try
-    ALL_FULL = -2            # there are healthy ones, each at its max_calls or max_cps
+    ALL_FULL = -2            # there are healthy ones, each at its max_calls or max_cps, or resting
     CALL_LIFETIME = 43200    # seconds after which a call whose BYE never came is forgotten
 
 

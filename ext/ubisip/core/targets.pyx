@@ -111,9 +111,9 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
             continue
         if destination.switch != SWITCH_READY or destination.weight <= 0 or is_tried(tried, slot):
             continue
-        if not panic and (not destination.usable or targets.load[slot].rest_until > now):
+        if not panic and not destination.usable:
             continue
-        if not unlimited and not has_room(&targets.load[slot], destination, now):
+        if not unlimited and (targets.load[slot].rest_until > now or not has_room(&targets.load[slot], destination, now)):
             full = True
             continue
         total += destination.weight

@@ -29,6 +29,17 @@ cdef struct Branch:
     uint64_t mac
 
 
+cdef struct Vouched:         # what the MAC of a branch vouches for: all of it comes back in a response
+    const uint8_t* data
+    Span call_id
+    Span from_tag
+    Span upstream            # branch of the Via below ours
+    Span sent_by             # sent-by of that Via
+    uint32_t cseq
+    bint invite              # INVITE, or the ACK or CANCEL that share its branch
+    Address response_to      # where the response goes by that Via
+
+
 cdef struct Token:
     uint32_t caller          # id of the peer the dialog was set up from; 0: none of the platform
     uint32_t callee
@@ -43,10 +54,8 @@ cdef void siphash_add_number(SipHash* h, uint64_t number) noexcept nogil
 cdef uint64_t siphash_end(SipHash* h) noexcept nogil
 cdef uint64_t siphash_end_second(SipHash* h) noexcept nogil
 
-cdef void sign_branch(const KeyRing* keys, Branch* branch, const uint8_t* data, Span call_id,
-                      Span from_tag, uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil
-cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
-                        uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil
+cdef void sign_branch(const KeyRing* keys, Branch* branch, const Vouched* vouched) noexcept nogil
+cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const Vouched* vouched) noexcept nogil
 cdef void write_branch(const Branch* branch, char* out) noexcept nogil
 cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogil
 

@@ -120,35 +120,33 @@ cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept
     return True
 
 
-cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
-                         uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil:
+cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const Vouched* v) noexcept nogil:
     cdef SipHash h
     siphash_init(&h, key)
     siphash_add_number(&h, <uint64_t>0x42 << 56 | <uint64_t>branch.attempt << 32 | branch.destination)
-    siphash_add_number(&h, <uint64_t>branch.loop << 32 | cseq)
-    siphash_add(&h, response_to.ip, 16)
-    siphash_add_number(&h, response_to.port)
-    add_field(&h, data, call_id)
-    add_field(&h, data, from_tag)
-    add_field(&h, data, upstream)
+    siphash_add_number(&h, <uint64_t>branch.loop << 32 | v.cseq)
+    siphash_add(&h, v.response_to.ip, 16)
+    siphash_add_number(&h, <uint64_t>(v.invite != 0) << 16 | v.response_to.port)
+    add_field(&h, v.data, v.call_id)
+    add_field(&h, v.data, v.from_tag)
+    add_field(&h, v.data, v.upstream)
+    add_field(&h, v.data, v.sent_by)
     return siphash_end(&h)
 
 
-cdef void sign_branch(const KeyRing* keys, Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
-                      uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil:
+cdef void sign_branch(const KeyRing* keys, Branch* branch, const Vouched* vouched) noexcept nogil:
     """Give *branch* its MAC under the newest key.
 
     All that is signed comes back in a response: so a response can be told from a forged one without any state, and the
     same request always gets the same branch, on whichever gateway.
     """
-    branch.mac = branch_mac(keys.key[0], branch, data, call_id, from_tag, cseq, upstream, response_to)
+    branch.mac = branch_mac(keys.key[0], branch, vouched)
 
 
-cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const uint8_t* data, Span call_id, Span from_tag,
-                        uint32_t cseq, Span upstream, const Address* response_to) noexcept nogil:
+cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const Vouched* vouched) noexcept nogil:
     cdef int i
     for i in range(keys.count):
-        if branch_mac(keys.key[i], branch, data, call_id, from_tag, cseq, upstream, response_to) == branch.mac:
+        if branch_mac(keys.key[i], branch, vouched) == branch.mac:
             return True
     return False
 
