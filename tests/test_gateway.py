@@ -121,6 +121,17 @@ async def test_a_taken_admin_port_stops_the_worker_again(tmp_path: Path, port: i
     assert len(FakeWorker.made) == 1  # and the fixture sees that it does not run
 
 
+async def test_what_the_core_cannot_hold_is_told_before_anything_is_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_many(*_: Any, **__: Any) -> None:
+        raise OverflowError("more than 64 carriers and servers")
+
+    monkeypatch.setattr("ubisip.proxy.control.Snapshot", too_many)
+    with pytest.raises(UsageError, match=r"platform.toml: more than 64"):
+        gateway_of(path)
+
+
 async def test_an_unknown_node_is_told_with_those_that_exist(path: Path) -> None:
     with pytest.raises(UsageError, match=r"no gateway is named 'pa9-gw1'.*pa2-gw1"):
         Gateway(Config.load(path), node="pa9-gw1")
@@ -433,6 +444,18 @@ async def test_a_reload_that_the_core_cannot_hold_changes_nothing(path: Path, mo
         assert gateway.config is before
 
 
+async def test_what_a_reload_takes_over_at_the_next_start_only_is_told(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gateway_of(path) as gateway:
+        path.write_text(path.read_text() + "[routing]\ncoalesce = 0\n[limits]\ncalls = 10\n")
+        await gateway.reload()
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "routing.coalesce changed: it is taken over at the next start",
+        "limits.calls changed: it is taken over at the next start",
+    ]
+
+
 async def test_a_reload_rolls_the_keys(tmp_path: Path, port: int) -> None:
     ring = tmp_path / "cluster.key"
     keys.create(ring)
@@ -475,6 +498,6 @@ async def test_leaving_by_an_error_does_not_wait(path: Path) -> None:
 
 async def test_a_stopped_gateway_says_so(path: Path) -> None:
     gateway = gateway_of(path)
-    for question in (gateway.status, gateway.statistics, gateway.silent_for):
+    for question in (gateway.status, gateway.statistics, gateway.silent_for, gateway.events):
         with pytest.raises(UsageError, match="does not run"):
             question()

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ubisip.core.engine import Event
 from ubisip.core.message import Message
 from ubisip.core.snapshot import Slots, Snapshot
+from ubisip.errors import UsageError
 from ubisip.health.evidence import NO_ANSWER, attempt
 from ubisip.health.machine import State
 from ubisip.health.monitor import Change, Monitor
@@ -103,13 +104,18 @@ class Control:
             if self._posted(self._worker.swap, snapshot):  # else the next turn tries again
                 self._in_core = wanted
 
-    def take(self, node: Node) -> None:
-        """Run by *node* from now on; the core gets it at once or, when it cannot, the old one stays in force.
+    def check(self, node: Node) -> None:
+        """Make sure that the core can hold *node*.
 
-        :raises ValueError: the core cannot hold it (too many names, an address that is none).
-        :raises OverflowError: it has no slot left for a destination.
+        :raises UsageError: it cannot: too many destinations, sources, listeners...
         """
-        Snapshot(node.config, node.gateway.name, self._slots)
+        try:
+            Snapshot(node.config, node.gateway.name, self._slots)
+        except (ValueError, OverflowError) as error:
+            raise UsageError(f"{node.config.path}: {error}") from error
+
+    def take(self, node: Node) -> None:
+        """Run by *node*, which has passed ``check()``, from now on."""
         self.node = node
         self.monitor.replace(node.config.health.sip, node.targets)
         self.refresh(time.monotonic())
@@ -147,7 +153,10 @@ class Control:
 
     async def _look_up(self) -> None:
         while True:
-            await self._addresses.refresh(self.node.peers.values(), self.node.gateway.listen)
+            try:
+                await self._addresses.refresh(self.node.peers.values(), self.node.gateway.listen)
+            except Exception:
+                self._failed("look-up of names")
             await asyncio.sleep(REFRESH)
 
     def _guarded(self, place: str, work: Callable[[], None]) -> None:
@@ -155,9 +164,12 @@ class Control:
         try:
             work()
         except Exception:
-            self.errors[place] += 1
-            if self._brake.passes(place) is not None:
-                log.exception("the control loop's %s failed; it goes on", place)
+            self._failed(place)
+
+    def _failed(self, place: str) -> None:
+        self.errors[place] += 1
+        if self._brake.passes(place) is not None:
+            log.exception("the control loop's %s failed; it goes on", place)
 
     def _posted(self, post: Callable[..., None], *letter: Any) -> bool:
         """Put a letter into the worker's mailbox; False: it was full."""

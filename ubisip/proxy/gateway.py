@@ -59,6 +59,7 @@ class Gateway:
         self._control = Control(
             self._node, self._slots, self._monitor, self._asking, self._subscribers, self._addresses
         )
+        self._control.check(self._node)
         self._audit = AuditLog(Path(config.platform.state_dir) / "audit.log", node)
         self._worker: Worker | None = None
         self._admin: Admin | None = None
@@ -113,10 +114,7 @@ class Gateway:
         opened.callback(_close, sockets)
         warn(node)
         self._recall()
-        try:
-            snapshot = self._control.snapshot(time.monotonic())
-        except (ValueError, OverflowError) as error:
-            raise UsageError(f"{config.path}: {error}") from error
+        snapshot = self._control.snapshot(time.monotonic())
         self._worker = Worker(sockets, snapshot, node.keys, coalesce=config.routing.coalesce / 1000)
         self._worker.start()
         opened.callback(self._worker.stop)
@@ -160,7 +158,10 @@ class Gateway:
         """What happens from now on: an asynchronous iterator of :class:`ubisip.GatewayEvent`, see ubisip.proxy.events.
 
         While somebody listens, every call is told about, which costs the core some work; without listeners, nothing.
+
+        :raises UsageError: the gateway does not run.
         """
+        self._running()
         subscription = self._subscribers.subscribe()
         self._control.refresh(time.monotonic())
         return subscription
@@ -187,7 +188,8 @@ class Gateway:
     async def reload(self, path: str | None = None, *, who: str = "embedder") -> str:
         """Take the configuration from *path* (default: the file in force), all or nothing; returns its digest.
 
-        Calls go on. Listeners, the admin address and ``coalesce`` stay as they are until a restart.
+        Calls go on. Listeners, the admin address and ``state_dir`` cannot change without a restart; ``coalesce`` and
+        the sizes of the core's tables are taken over at the next one.
 
         :raises ConfigError: the file has mistakes; the old configuration stays in force.
         :raises UsageError: it cannot be taken into force without a restart, likewise.
@@ -210,11 +212,13 @@ class Gateway:
             raise UsageError("the configuration came from no file: say which one to take")
         node = node_of(Config.load(path), self._name)
         _refuse_moves(self._node, node)
+        self._control.check(node)
         try:
-            self._control.take(node)
-        except (ValueError, OverflowError) as error:
-            raise UsageError(f"{path}: {error}") from error
-        worker.set_keys(node.keys)
+            worker.set_keys(node.keys)
+        except BufferError as error:
+            raise UsageError(f"try again: {error}") from error
+        self._control.take(node)
+        _warn_of_restart(self._node, node)
         self._node = node
         if self._admin is not None:
             self._admin.set_token(node.token)
@@ -285,7 +289,20 @@ def _refuse_moves(old: Node, new: Node) -> None:
 
     :raises UsageError: the new configuration changes it.
     """
-    for name in ("listen", "admin"):
-        before, after = getattr(old.gateway, name), getattr(new.gateway, name)
-        if before != after:
-            raise UsageError(f"{new.config.path}: {name} of {new.gateway.name} changed: this needs a restart")
+    moved = [name for name in ("listen", "admin") if getattr(old.gateway, name) != getattr(new.gateway, name)]
+    if old.config.platform.state_dir != new.config.platform.state_dir:
+        moved.append("state_dir")
+    if moved:
+        raise UsageError(
+            f"{new.config.path}: {' and '.join(moved)} of {new.gateway.name} changed: this needs a restart"
+        )
+
+
+def _warn_of_restart(old: Node, new: Node) -> None:
+    """Tell what is taken over at the next start only."""
+    before, after = old.config, new.config
+    if before.routing.coalesce != after.routing.coalesce:
+        log.warning("routing.coalesce changed: it is taken over at the next start")
+    for name in ("transactions", "calls"):
+        if getattr(before.limits, name) != getattr(after.limits, name):
+            log.warning("limits.%s changed: it is taken over at the next start", name)
