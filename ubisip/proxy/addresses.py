@@ -68,7 +68,8 @@ def origin_of(peer: Peer, address: str, listen: Sequence[Endpoint], advertise: s
     if chosen is None:
         chosen = max(fitting, key=lambda one: _shared(_packed(one), target), default=listen[0])
     if not any(_packed(chosen)):  # a wildcard
-        return (advertise if ":" in advertise else f"{advertise}:{chosen.port}"), chosen.transport
+        with_port = advertise.rpartition(":")[2].isdigit()
+        return (advertise if with_port else f"{advertise}:{chosen.port}"), chosen.transport
     host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
     return f"{host}:{chosen.port}", chosen.transport
 

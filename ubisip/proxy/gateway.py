@@ -38,6 +38,8 @@ DRAIN_LIMIT = 30.0
 SETTLE = 1.0
 """Seconds from the last set-up to the stop: the ACK of an answer that has just gone out still passes through us."""
 DRAIN_TURN = 0.05
+NAMES_LIMIT = 1.0
+"""Seconds that the start waits for the addresses of destinations with host names; later ones are taken as they come."""
 
 
 class Gateway:
@@ -114,6 +116,9 @@ class Gateway:
         opened.callback(_close, sockets)
         warn(node)
         self._recall()
+        with contextlib.suppress(TimeoutError):  # meanwhile the sockets keep what comes
+            async with asyncio.timeout(NAMES_LIMIT):
+                await self._addresses.refresh(node.peers.values(), node.gateway.listen)
         snapshot = self._control.snapshot(time.monotonic())
         self._worker = Worker(sockets, snapshot, node.keys, coalesce=config.routing.coalesce / 1000)
         self._worker.start()
