@@ -148,8 +148,8 @@ CHAOS = st.builds(
 @settings(max_examples=150)
 def test_every_call_ends_on_any_wire(chaos: Chaos, gives_up_after: float | None, status: int) -> None:
     wire = Wire(platform(servers=2), chaos=chaos)
-    caller, _ = run_call(wire, gives_up_after, status)
-    assert caller.final or caller.timed_out
+    caller, callees = run_call(wire, gives_up_after, status)
+    assert caller.final or caller.timed_out or any(callee.unacknowledged for callee in callees)
     if caller.final == 200:
         assert caller.bye or caller.timed_out
     assert wire.transactions == 0
