@@ -96,15 +96,17 @@ def _total(file: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("candidates", nargs="*", default=["kamailio", "ubisip"], choices=[*ENTRIES, []])
+    parser.add_argument("candidates", nargs="*", help=f"of {', '.join(ENTRIES)}; default: kamailio ubisip")
     parser.add_argument("--entry", action="append", help="count within this function instead; may be repeated")
     parser.add_argument("--keep", type=Path, help="directory for valgrind's files, to look at with callgrind_annotate")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
+    if not set(args.candidates) <= set(ENTRIES):
+        parser.error(f"candidates are {', '.join(ENTRIES)}")
     console, figures = Console(), {}
     with tempfile.TemporaryDirectory(prefix="callgrind-") as work:
         directory = args.keep or Path(work)
-        for name in args.candidates:
+        for name in args.candidates or ["kamailio", "ubisip"]:
             with console.status(f"{name}: {LOAD.calls} calls under valgrind"):
                 figures[name] = instructions(name, args.entry or ENTRIES[name], directory)
             console.print(f"{name}: {figures[name]:,.0f} instructions a call", highlight=False)

@@ -31,6 +31,7 @@ from bench.candidates import CANDIDATES, Place
 
 PROXY_CPU, SIPP_CPU = 0, 1
 REQUESTS_A_CALL = 3
+USUAL = ["relay", "kamailio", "ubisip"]
 
 
 @dataclass(frozen=True)
@@ -173,16 +174,19 @@ def record(names: Sequence[str], load: sipp.Load, rounds: Sequence[dict[str, Mea
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("candidates", nargs="*", default=["relay", "kamailio", "ubisip"], choices=[*CANDIDATES, []])
+    parser.add_argument("candidates", nargs="*", help=f"of {', '.join(CANDIDATES)}; default: {' '.join(USUAL)}")
     parser.add_argument("--rate", type=int, default=2000, help="calls per second (2000)")
     parser.add_argument("--calls", type=int, default=20000, help="calls of each candidate in each round (20000)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     args = parser.parse_args()
+    names = args.candidates or USUAL
+    if not set(names) <= set(CANDIDATES):
+        parser.error(f"candidates are {', '.join(CANDIDATES)}")
     console, load = Console(), sipp.Load(args.rate, args.calls)
-    rounds = run(args.candidates, load, args.rounds, console)
-    result = record(args.candidates, load, rounds)
-    console.print(table(args.candidates, result["summary"]))
+    rounds = run(names, load, args.rounds, console)
+    result = record(names, load, rounds)
+    console.print(table(names, result["summary"]))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if all("us_per_call" in one for one in result["summary"].values()) else 1
