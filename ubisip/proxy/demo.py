@@ -192,22 +192,29 @@ class Demo:
     # ---- what happens
 
     async def _play(self) -> None:
-        server, gateway = self.dying_server, self.dying_gateway
-        address = next(part.address for part in self.platform.gateways if part.name == gateway)
+        await asyncio.gather(self._server_dies(), self._gateway_dies(), self._calls_end())
+
+    async def _server_dies(self) -> None:
+        name = self.dying_server
         await self._until(0.25 * self.duration)
-        self.simulation.servers[server].kill()
-        self._tell(f"{server} killed: a telephony server, with the calls that it carried")
-        await self._until(0.5 * self.duration)
-        self.gateways[gateway].kill()
-        self.simulation.tally.dead.add(address)
-        self._tell(f"{gateway} killed: a gateway, with SIGKILL")
-        await self._until(min(0.75 * self.duration, 0.5 * self.duration + GATEWAY_AWAY))
-        await self.gateways[gateway].start()
-        self.simulation.tally.dead.clear()
-        self._tell(f"{gateway} returned")
+        self.simulation.servers[name].kill()
+        self._tell(f"{name} killed: a telephony server, with the calls that it carried")
         await self._until(0.75 * self.duration)
-        self.simulation.restart(server)
-        self._tell(f"{server} returned")
+        self.simulation.restart(name)
+        self._tell(f"{name} returned")
+
+    async def _gateway_dies(self) -> None:
+        name = self.dying_gateway
+        await self._until(0.5 * self.duration)
+        self.gateways[name].kill()
+        self.simulation.tally.dead.update(part.address for part in self.platform.gateways if part.name == name)
+        self._tell(f"{name} killed: a gateway, with SIGKILL")
+        await self._until(min(0.75 * self.duration, 0.5 * self.duration + GATEWAY_AWAY))
+        await self.gateways[name].start()
+        self.simulation.tally.dead.clear()
+        self._tell(f"{name} returned")
+
+    async def _calls_end(self) -> None:
         await self._until(self.duration - min(LAST_CALLS, self.duration / 6))
         self.simulation.stop_calls()
         self._tell("no new calls; those in progress go on to their end")
