@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gateway is killed and started again at its address: what its calls notice of it, and what strangers can make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from lives import LIVES, live
+from phones import Exchange, exchange
+from processes import Gateway, Place, until
+
+from ubisip.core.message import Message
+from ubisip.lab.nexthops import NextHops
+from ubisip.lab.party import Behaviour
+from ubisip.lab.sbc import Sbc
+from ubisip.lab.server import Server
+from ubisip.lab.tally import Tally
+
+AWAY = 0.3
+"""Seconds between the death of the gateway and its new start, which takes as long again."""
+
+
+def populate(place: Place, phones: Exchange) -> None:
+    """The phones of one carrier and of three servers."""
+    phones.phone("sbc1", place.carrier())
+    for number in (1, 2, 3):
+        phones.phone(f"tel{number}", place.server(number))
+
+
+async def start(gateway: Gateway) -> None:
+    """Start it while the phones of the test go on."""
+    gateway.launch()
+    await until(lambda: gateway.ready, f"{gateway.name} to be ready")
+
+
+@pytest.mark.parametrize("caller", ["sbc1", "tel2"])
+async def test_no_call_notices_that_its_gateway_died_and_came_back(
+    place: Place, record: dict[str, float], caller: str
+) -> None:
+    place.write(servers=3, carriers=1)
+    gateway = place.new_gateway()
+    with exchange(place.gateway()) as phones:
+        populate(place, phones)
+        await start(gateway)
+        phone = next(phone for phone in phones.phones if phone.name == caller)
+        died = 0.0
+
+        async def goes() -> None:
+            nonlocal died
+            died = time.monotonic()
+            gateway.kill()
+
+        async def returns() -> None:
+            await asyncio.sleep(AWAY)
+            await start(gateway)
+            record["seconds away"] = time.monotonic() - died
+
+        faults = await live(lambda: phones.call(phone), goes, returns)
+        record |= {"calls": phones.tally.placed, "lost": faults.total(), "set up twice": len(phones.twice())}
+        record["relayed without transaction"] = gateway.counter("ubisip_core_total", counter="stateless_responses")
+        assert not faults
+        assert not phones.twice()
+        assert phones.tally.placed == 5 * (len(LIVES) + 1)
+
+
+async def test_no_call_is_lost_when_a_gateway_is_killed_under_load(place: Place, record: dict[str, float]) -> None:
+    """Calls of every age at 50 a second, in both directions."""
+    place.write(servers=6, carriers=2)
+    tally, hops = Tally(), NextHops([place.gateway()])
+    behaviour = Behaviour(ring=(0.05, 2.0), hold=(0.5, 3.0), hangs_up=0.4, reinvites=0.4)
+    gateway = place.new_gateway()
+    carriers = [Sbc(f"sbc{n}", place.carrier(n), tally, hops, behaviour=behaviour, seed=n) for n in (1, 2)]
+    servers = [Server(f"tel{n}", place.server(n), tally, hops, behaviour=behaviour, seed=n) for n in range(1, 7)]
+    parties = [*carriers, *servers]
+    try:
+        for party in parties:
+            party.open()
+        await start(gateway)
+        for party, rate in zip(parties, [20.0] * 2 + [10 / 6] * 6, strict=True):
+            party.start_calls(rate, ["+33155500001"])
+        await until(lambda: tally.placed >= 150, "three seconds of calls")
+        gateway.kill()
+        in_setup = sum(not call.answered for call in tally.calls.values())
+        established = len(tally.calls) - in_setup
+        await asyncio.sleep(AWAY)
+        await start(gateway)
+        await until(lambda: tally.placed >= 300, "three more seconds of calls")
+        for party in parties:
+            party.stop_calls()
+        await until(lambda: not tally.calls, "all calls to end", 60)
+        record |= {"calls": tally.placed, "lost": len(tally.lost), "failed": tally.failed, "twice": len(tally.twice)}
+        record |= {"in set-up then": in_setup, "established then": established}
+        assert (tally.lost, tally.failed, tally.twice) == ({}, 0, {})
+        assert tally.ended == tally.placed
+        assert in_setup > 10 and established > 10
+    finally:
+        for party in parties:
+            party.close()
+            party.forget()
+
+
+MARK = b"X-Forged: "
+
+
+def response_to(invite: bytes, status: str) -> bytes:
+    """A response as the callee would send it, with a mark that tells it was forged."""
+    head = invite.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    wanted = (b"via:", b"record-route:", b"from:", b"call-id:", b"cseq:")
+    kept = [line for line in head if line.lower().startswith(wanted)]
+    to = next(line for line in head if line.lower().startswith(b"to:")) + b";tag=forged"
+    return b"\r\n".join([f"SIP/2.0 {status}".encode(), *kept, to, b"Contact: <sip:evil@203.0.113.9>", MARK + b"yes", b"Content-Length: 0", b"", b""])
+
+
+def forgeries(invite: Message, true: bytes, victim: tuple[str, int]) -> dict[str, bytes]:
+    """Variants of a true response that no gateway may relay."""
+    branch, call_id = invite.branch.encode(), invite.call_id.encode()
+    own, caller = (f"Via: {value}".encode() for value in invite.get_all("Via"))
+    elsewhere = b"Via: SIP/2.0/UDP %s:%d;branch=z9hG4bK-victim" % (victim[0].encode(), victim[1])
+    last = b"0" if branch[-1:] != b"0" else b"1"
+    return {
+        "another branch": true.replace(branch, branch[:-1] + last),
+        "a branch without MAC": true.replace(branch, b"z9hG4bKsomething"),
+        "another Call-ID": true.replace(call_id, b"other-" + call_id),
+        "another next Via": true.replace(caller, elsewhere),
+        "our Via twice": true.replace(caller, own),
+        "no further Via": true.replace(caller + b"\r\n", b""),
+        "another method": true.replace(b" INVITE\r\n", b" MESSAGE\r\n"),
+        "another CSeq number": true.replace(b"CSeq: 1 ", b"CSeq: 2 "),
+    }
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["with transaction", "after a restart"])
+async def test_forged_responses_are_not_relayed(place: Place, record: dict[str, float], restarted: bool) -> None:
+    """To a call that rings: from its true server with something changed, and unchanged from anybody else."""
+    place.write(servers=3, carriers=1)
+    gateway = place.new_gateway()
+    with exchange(place.gateway()) as phones:
+        populate(place, phones)
+        victim, stranger = phones.phone("victim", place.other(1)), phones.phone("stranger", place.other(2))
+        await start(gateway)
+        leg = phones.call(phones.phones[0])
+        await leg.set_up()
+        if restarted:
+            gateway.kill()
+            await start(gateway)
+        sent = 0
+        for status in ("180 Ringing", "200 OK", "486 Busy Here"):
+            true = response_to(leg.invite.data, status)
+            for name, forged in forgeries(leg.invite, true, victim.address).items():
+                assert forged != true
+                leg.callee.send(forged.replace(MARK + b"yes", MARK + f"{name}, {status}".encode()), place.gateway())
+                sent += 1
+            stranger.send(true, place.gateway())
+            sent += 1
+        received = lambda: gateway.counter("ubisip_core_total", counter="responses")  # noqa: E731
+        await until(lambda: received() >= sent, "the gateway to have read them all")
+        dropped = {key: value for key, value in gateway.metrics().items() if key.startswith("ubisip_dropped_total")}
+        leg.answer()
+        await leg.outcome()
+        relayed = [data.partition(MARK)[2].partition(b"\r")[0] for data in phones.heard(MARK)]
+        record |= {"forged": sent, "relayed": len(relayed), "counted": sum(dropped.values())}
+        assert relayed == []
+        assert sum(dropped.values()) == sent
+        await leg.is_established()
+        await leg.bye()
