@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
 import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_worker import FakeSnapshot, FakeWorker, until, write_platform
-from typer.testing import CliRunner, Result
 
 from ubisip.admin.cli import app
 from ubisip.admin.tables import duration
@@ -27,8 +29,25 @@ from ubisip.proxy.gateway import Gateway
 COMMANDS = ["check", "key", "status", "switch", "reload"]
 
 
+@dataclass
+class Result:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
 def ubisip(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "160", "TERM": "dumb"}).invoke(app, [str(one) for one in arguments])
+    """Run the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        app([str(one) for one in arguments], prog_name="ubisip")
+    return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "dumb")
 
 
 async def beside(*arguments: str | Path) -> Result:

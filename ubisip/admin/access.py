@@ -12,9 +12,6 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-WHO = web.RequestKey("who", str)
-"""Who asks, for the audit log."""
-
 
 def read_token(path: str | Path) -> str:
     """The token in the first line of *path*.
@@ -43,10 +40,15 @@ def guard(current: Callable[[], str]) -> Middleware:
             raise web.HTTPForbidden(text="the Host header must name this machine\n")  # a web page that rebinds its name
         if request.method == "POST" and not _same_origin(request):
             raise web.HTTPForbidden(text="not from another site's web page\n")
-        request[WHO] = f"token from {peer}" if token else peer
         return await handler(request)
 
     return checked
+
+
+def who_asks(request: web.Request, token: str) -> str:
+    """Who sent a request that passed the guard, for the audit log; *token* is the one that was asked for."""
+    peer = request.remote or "unknown"
+    return f"token from {peer}" if token else peer
 
 
 def _bears(request: web.Request, token: str) -> bool:

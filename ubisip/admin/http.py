@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client.exposition import generate_latest
 
-from ubisip.admin.access import WHO, guard
+from ubisip.admin.access import guard, who_asks
 from ubisip.admin.face import GatewayFace, UnknownDestination
 from ubisip.admin.metrics import registry_of
 from ubisip.errors import UsageError
@@ -89,8 +89,8 @@ def application(gateway: GatewayFace, token: Callable[[], str]) -> web.Applicati
     app.router.add_get("/readyz", _readyz(gateway))
     app.router.add_get("/metrics", _metrics(gateway))
     app.router.add_get("/api/v1/platform", _platform(gateway))
-    app.router.add_post("/api/v1/destinations/{name}/switch", _switch(gateway))
-    app.router.add_post("/api/v1/reload", _reload(gateway))
+    app.router.add_post("/api/v1/destinations/{name}/switch", _switch(gateway, token))
+    app.router.add_post("/api/v1/reload", _reload(gateway, token))
     return app
 
 
@@ -137,14 +137,14 @@ def _platform(gateway: GatewayFace) -> Handling:
     return platform
 
 
-def _switch(gateway: GatewayFace) -> Handling:
+def _switch(gateway: GatewayFace, token: Callable[[], str]) -> Handling:
     async def switch(request: web.Request) -> web.Response:
         state = _wished(await request.text())
         if state is None:
             return _problem(400, 'the body must be {"state": ...} with one of the states', states=STATES)
         name = request.match_info["name"]
         try:
-            gateway.switch(name, state, request[WHO])
+            gateway.switch(name, state, who_asks(request, token()))
         except UnknownDestination as error:
             return _problem(404, str(error), names=error.names)
         rows = gateway.status()["destinations"]
@@ -160,10 +160,10 @@ def _wished(body: str) -> Switch | None:
         return None
 
 
-def _reload(gateway: GatewayFace) -> Handling:
+def _reload(gateway: GatewayFace, token: Callable[[], str]) -> Handling:
     async def reload(request: web.Request) -> web.Response:
         try:
-            digest = await gateway.reload(who=request[WHO])
+            digest = await gateway.reload(who=who_asks(request, token()))
         except UsageError as error:
             return _problem(409, "the old configuration stays in force", mistakes=str(error).splitlines())
         return web.json_response({"configuration": digest})
