@@ -168,6 +168,16 @@ async def test_what_this_version_does_not_serve_is_warned_of_once(
     ]
 
 
+async def test_a_tcp_listener_is_passed_over_with_a_warning(
+    path: Path, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(path.read_text().replace("listen = [", f'listen = ["tcp:127.0.9.11:{port}", '))
+    async with gateway_of(path) as gateway:
+        assert gateway.status()["listeners"] == [f"udp:127.0.9.11:{port}"]
+        assert [one is None for one in worker().sockets] == [True, False]
+    assert f"tcp:127.0.9.11:{port} is not served" in caplog.text
+
+
 # Health
 
 

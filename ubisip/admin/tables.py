@@ -89,9 +89,8 @@ def _cells(row: Mapping[str, Any]) -> list[str | Text]:
 
 def _totals(totals: Mapping[str, Any]) -> Text:
     return Text(
-        f"{totals['calls']} calls now, {totals['pending']} in set-up, {totals['taken']} taken since the start, "
-        f"{totals['failovers']} failovers, {totals['transactions']} transactions, "
-        f"{totals['memory'] / 1_048_576:.1f} MiB in the core"
+        f"{totals['calls']} calls now, {totals['pending']} in set-up, {totals['taken']} taken, "
+        f"{totals['failovers']} failovers, {totals['transactions']} transactions, {totals['memory'] / 2**20:.1f} MiB"
     )
 
 
