@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import processes, report
+from bench import callgrind, faults, processes, report, sidebyside
 
 HERE = Path(__file__).resolve().parent
-MODULES = ["sidebyside", "callgrind", "faults"]
+MODULES = {"sidebyside": sidebyside.main, "callgrind": callgrind.main, "faults": faults.main}
 
 
 def micro() -> None:
@@ -43,10 +43,9 @@ def main() -> int:
     if unknown:
         sys.exit(f"{__doc__}\nunknown: {', '.join(sorted(unknown))}")
     report.RESULTS.mkdir(exist_ok=True)
-    for name in MODULES:
+    for name, measure in MODULES.items():
         if name in wanted:
-            command = [sys.executable, "-m", f"bench.{name}", "--json", str(report.RESULTS / f"{name}.json")]
-            subprocess.run(command, check=True, cwd=HERE.parent)
+            measure(["--json", str(report.RESULTS / f"{name}.json")])
     if "micro" in wanted:
         micro()
     report.write()

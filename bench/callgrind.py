@@ -19,7 +19,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -73,11 +72,10 @@ def under_sipp(name: str, valgrind: Sequence[str], directory: Path) -> None:
 
     :raises RuntimeError: not all of them were good.
     """
-    place = Place(directory)
-    proxy = processes.start([*valgrind, *command(name, place)], None, directory / f"{name}.log", directory)
-    servers: list[Any] = []
+    place, log, at = Place(directory), directory / f"{name}.log", (sipp.GATEWAY, sipp.PORT)
+    proxy = processes.start_listener([*valgrind, *command(name, place)], at, None, log, directory, START_UP)
+    servers: list[subprocess.Popen[bytes]] = []
     try:
-        processes.wait_until_bound(proxy, sipp.GATEWAY, sipp.PORT, START_UP)
         servers = sipp.start_servers(sipp.server_addresses(len(place.servers)), directory, None)
         sipp.start_caller(LOAD, directory, None).wait()
         seen = sipp.outcome(directory)
@@ -94,13 +92,13 @@ def _total(file: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("candidates", nargs="*", help=f"of {', '.join(ENTRIES)}; default: kamailio ubisip")
     parser.add_argument("--entry", action="append", help="count within this function instead; may be repeated")
     parser.add_argument("--keep", type=Path, help="directory for valgrind's files, to look at with callgrind_annotate")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if not set(args.candidates) <= set(ENTRIES):
         parser.error(f"candidates are {', '.join(ENTRIES)}")
     console, figures = Console(), {}

@@ -52,9 +52,8 @@ class Gateway:
         """Start it and wait until it listens."""
         command = gateway_command(self.name, self.place)
         log = self.place.directory / f"{self.name}.log"
-        self.process = processes.start(command, None, log, self.place.directory)
         host, port = self.place.listen.split(":")
-        processes.wait_until_bound(self.process, host, int(port))
+        self.process = processes.start_listener(command, (host, int(port)), None, log, self.place.directory)
 
     def end(self, how: signal.Signals) -> None:
         """End it by the signal *how*; SIGKILL follows after PATIENCE."""
@@ -238,11 +237,11 @@ def table(results: dict[str, dict[str, Figures]]) -> Table:
     return made
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="faults and candidates; none of a kind: all of it")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     unknown = set(args.words) - set(FAULTS) - set(CANDIDATES)
     if unknown:
         parser.error(f"neither a fault nor a candidate: {', '.join(sorted(unknown))}")

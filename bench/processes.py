@@ -43,18 +43,6 @@ def is_bound(host: str, port: int) -> bool:
     return any(line.split()[1] == wanted for line in Path("/proc/net/udp").read_text().splitlines()[1:])
 
 
-def wait_until_bound(process: subprocess.Popen[bytes], host: str, port: int, timeout: float = 30.0) -> None:
-    """Wait until *process* listens.
-
-    :raises RuntimeError: it ended, or *timeout* seconds passed.
-    """
-    deadline = time.monotonic() + timeout
-    while not is_bound(host, port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"does not listen on {host}:{port}")
-        time.sleep(0.02)
-
-
 def start(command: Sequence[str], cpu: int | None, log: Path, directory: Path) -> subprocess.Popen[bytes]:
     """Start *command* in a process group of its own, on processor *cpu* alone (None: anywhere), its output in *log*."""
     pinned = list(command) if cpu is None else ["taskset", "-c", str(cpu), *command]
@@ -62,6 +50,26 @@ def start(command: Sequence[str], cpu: int | None, log: Path, directory: Path) -
         return subprocess.Popen(
             pinned, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory, start_new_session=True
         )
+
+
+def start_listener(
+    command: Sequence[str], at: tuple[str, int], cpu: int | None, log: Path, directory: Path, timeout: float = 30.0
+) -> subprocess.Popen[bytes]:
+    """As :func:`start`, and wait until the command listens at *at*.
+
+    :raises RuntimeError: another process listens there already, or the command ended or does not within *timeout*.
+    """
+    host, port = at
+    if is_bound(host, port):
+        raise RuntimeError(f"another process listens on {host}:{port}")
+    process = start(command, cpu, log, directory)
+    deadline = time.monotonic() + timeout
+    while not is_bound(host, port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop(process, signal.SIGKILL)
+            raise RuntimeError(f"{command[0]} does not listen on {host}:{port}, see {log}")
+        time.sleep(0.02)
+    return process
 
 
 def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM, patience: float = 10.0) -> None:

@@ -115,8 +115,13 @@ def machine_section(machine: Mapping[str, str], when: str) -> str:
 
 
 def write() -> None:
-    """Draw the picture and write the page from what was measured."""
+    """Draw the picture and write the page from what was measured.
+
+    :raises RuntimeError: the side-by-side comparison was never measured.
+    """
     sidebyside, instructions = load("sidebyside"), load("callgrind")
+    if not sidebyside:
+        raise RuntimeError("there are no results of the side-by-side comparison: run python -m bench sidebyside")
     plot.draw(sidebyside, instructions.get("instructions_per_call", {}), PICTURE)
     parts = [HEAD, sidebyside_section(sidebyside)]
     for name, section in [("callgrind", instructions_section), ("faults", faults_section), ("micro", micro_section)]:

@@ -50,21 +50,21 @@ class Measure:
 
 def measure(name: str, load: sipp.Load, directory: Path, settle: float = 1.5) -> Measure:
     """Start candidate *name* and its servers, put *load* on it, stop everything."""
-    place = Place(directory)
-    proxy = processes.start(CANDIDATES[name](place), PROXY_CPU, directory / f"{name}.log", directory)
-    servers: list[Any] = []
+    place, log, at = Place(directory), directory / f"{name}.log", (sipp.GATEWAY, sipp.PORT)
+    started: list[subprocess.Popen[bytes]] = []
     try:
-        processes.wait_until_bound(proxy, sipp.GATEWAY, sipp.PORT)
-        servers = sipp.start_servers(sipp.server_addresses(len(place.servers)), directory, SIPP_CPU)
+        proxy = processes.start_listener(CANDIDATES[name](place), at, PROXY_CPU, log, directory)
+        started.append(proxy)
+        started += sipp.start_servers(sipp.server_addresses(len(place.servers)), directory, SIPP_CPU)
         try:
             proxy.wait(settle)  # lets it look at its servers; it must not end
         except subprocess.TimeoutExpired:
             return _under_load(proxy.pid, load, directory)
         return Measure(void=f"ended with status {proxy.returncode}")
     except RuntimeError as error:
-        return Measure(void=f"{name}: {error}")
+        return Measure(void=str(error))
     finally:
-        for process in [*servers, proxy]:
+        for process in reversed(started):
             processes.stop(process)
 
 
@@ -172,14 +172,14 @@ def record(names: Sequence[str], load: sipp.Load, rounds: Sequence[dict[str, Mea
     }
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("candidates", nargs="*", help=f"of {', '.join(CANDIDATES)}; default: {' '.join(USUAL)}")
     parser.add_argument("--rate", type=int, default=2000, help="calls per second (2000)")
     parser.add_argument("--calls", type=int, default=20000, help="calls of each candidate in each round (20000)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write every figure to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     names = args.candidates or USUAL
     if not set(names) <= set(CANDIDATES):
         parser.error(f"candidates are {', '.join(CANDIDATES)}")

@@ -77,13 +77,17 @@ def start_servers(
     addresses: Sequence[str], directory: Path, cpu: int | None, scenario: Path = SCENARIOS / "server.xml"
 ) -> list[subprocess.Popen[bytes]]:
     """One SIPp for each address; what they log with <log> is in ``server-ADDRESS.calls``."""
-    started = []
-    for address in addresses:
-        logs = ["-trace_logs", "-log_file", f"server-{address}.calls"]
-        command = ["sipp", "-sf", str(scenario), "-i", address, "-p", str(PORT), *logs, *QUIET]
-        started.append(processes.start(command, cpu, directory / f"server-{address}.log", directory))
-    for process, address in zip(started, addresses, strict=True):
-        processes.wait_until_bound(process, address, PORT)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for address in addresses:
+            logs = ["-trace_logs", "-log_file", f"server-{address}.calls"]
+            command = ["sipp", "-sf", str(scenario), "-i", address, "-p", str(PORT), *logs, *QUIET]
+            log = directory / f"server-{address}.log"
+            started.append(processes.start_listener(command, (address, PORT), cpu, log, directory))
+    except BaseException:
+        for process in started:
+            processes.stop(process)
+        raise
     return started
 
 
