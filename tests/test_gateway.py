@@ -209,6 +209,18 @@ async def test_a_silent_server_goes_down_and_the_core_is_told(path: Path) -> Non
         ]
 
 
+async def test_a_suspicion_that_passes_is_no_news_for_the_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        async with gateway_of(path) as gateway:
+            await until(lambda: all(one["state"] == "up" for one in gateway.status()["destinations"]))
+            caplog.clear()
+            events = gateway.events()
+            worker().hear("silent", slot("pa2-tel1"))
+            changes = [await anext(events) for _ in range(2)]
+            assert [one.after for one in changes if isinstance(one, HealthChanged)] == ["falling", "up"]
+            assert not caplog.records
+
+
 async def test_refused_calls_are_evidence_at_once(path: Path) -> None:
     async with gateway_of(path) as gateway:
         await until(lambda: all(one["state"] == "up" for one in gateway.status()["destinations"]))

@@ -16,7 +16,7 @@ from ubisip.core.message import Message
 from ubisip.core.snapshot import Slots, Snapshot
 from ubisip.errors import UsageError
 from ubisip.health.evidence import NO_ANSWER, attempt
-from ubisip.health.machine import State
+from ubisip.health.machine import State, Transition
 from ubisip.health.monitor import Change, Monitor
 from ubisip.health.options import Branches, Origin, options
 from ubisip.platform import DestinationState
@@ -33,6 +33,8 @@ TICK = 0.1
 """Seconds between turns of the loop when nothing wakes it."""
 EVIDENCE = frozenset({"refused", "silent", "busy"})
 ALARMING = frozenset({State.DOWN, State.HELD})
+PASSING = frozenset({State.FALLING, State.RISING})
+"""A link that loses datagrams brings these several times a second: no news for the log."""
 
 
 class Carrying(Protocol):
@@ -262,9 +264,8 @@ class Control:
         if change is None:
             return
         it = change.transition
-        level = logging.WARNING if it.after in ALARMING else logging.INFO
         rest = f", rests {it.rest:.0f} s" if it.rest else ""
-        log.log(level, "%s (%s) is %s: %s%s", change.name, change.site, it.after.value, it.reason, rest)
+        log.log(_level(it), "%s (%s) is %s: %s%s", change.name, change.site, it.after.value, it.reason, rest)
         told = HealthChanged(time.time(), change.name, it.before.value, it.after.value, it.reason)
         self._subscribers.publish(told)
 
@@ -277,3 +278,11 @@ class Control:
             log.warning("we distrust our own observations: %s", doubt)
         else:
             log.info("we trust our own observations again")
+
+
+def _level(transition: Transition) -> int:
+    """How loud a change of health is told."""
+    if transition.after in ALARMING:
+        return logging.WARNING
+    back = transition.before is State.FALLING and transition.after is State.UP
+    return logging.DEBUG if back or transition.after in PASSING else logging.INFO
