@@ -199,6 +199,46 @@ def test_transactions_are_bounded() -> None:
     assert establish(wire)
 
 
+def test_an_emergency_call_passes_the_bound_on_transactions() -> None:
+    wire = Wire(limited(transactions=50))
+    for _ in range(200):
+        wire.sbc.send(wire.request("INVITE"))
+    wire.sbc.send(wire.request("INVITE", "sip:112@127.0.0.1:5060"))
+    (call,) = [leg for leg in wire.tel().requests("INVITE") if leg.uri == "sip:112@127.0.3.1:5060"]
+    wire.tel().reply(call, 200)
+    assert 200 in wire.sbc.statuses()
+
+
+def test_a_call_in_setup_ends_well_at_the_bound() -> None:
+    """ACK, BYE, CANCEL and retransmissions of what we carry are worth more than new calls."""
+    wire = Wire(limited(transactions=50))
+    call = establish(wire)
+    invite, leg = place(wire)
+    wire.tel().reply(leg, 180)
+    for _ in range(200):
+        wire.sbc.send(wire.request("INVITE"))
+    wire.sbc.send(cancel(invite))
+    assert wire.sbc.statuses("CANCEL") == [200]
+    wire.sbc.send(call.by_caller("BYE"))
+    (bye,) = wire.tel().requests("BYE")
+    wire.tel().reply(bye, 200)
+    assert wire.sbc.statuses("BYE") == [200]
+
+
+def test_memory_is_bounded() -> None:
+    """The attack: few but huge messages. Beyond the bound 503, and all comes back in time."""
+    wire = Wire(limited(memory=2))
+    for _ in range(200):
+        wire.sbc.send(wire.request("INVITE", body=b"x" * 50_000))
+    assert wire.engine.statistics()["memory"] <= 3 << 20
+    assert wire.sbc.statuses().count(503) > 100
+    wire.run(60)
+    assert wire.transactions == 0
+    wire.sbc.clear()
+    wire.tel().clear()
+    assert establish(wire)
+
+
 def test_a_source_is_limited_and_others_are_not_hit() -> None:
     text = "\n".join([
         platform(carriers=[

@@ -262,6 +262,15 @@ def test_RSP_20_provisionals_reset_timer_c(wire: Wire) -> None:
     assert wire.sbc.final().status == 200
 
 
+def test_RSP_20_a_100_does_not_reset_timer_c(wire: Wire) -> None:
+    """16.7 step 2: provisional responses from 101 to 199 do."""
+    _, leg = place(wire)
+    for _ in range(30):
+        wire.tel().reply(leg, 100)
+        wire.run(10)
+    assert wire.tel().requests("CANCEL")
+
+
 def test_RSP_21_a_response_with_another_cseq_method_is_not_taken_for_the_invite(wire: Wire) -> None:
     """RFC 3261 section 17.1.3: branch and CSeq method match."""
     _, leg = place(wire)
