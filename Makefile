@@ -56,7 +56,7 @@ test: build $(VENV)/.extra-test $(VENV)/.peers ## All tests, real peers included
 lint: $(VENV)/.extra-lint ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint ext
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext  # it calls pycodestyle by name
 
 .PHONY: test-debug
 test-debug: $(VENV)/.extra-test ## The tests on a debug build of the core, in a tree of its own (DEBUG_TESTS=tests/...)
