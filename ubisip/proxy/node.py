@@ -73,7 +73,7 @@ def warn(node: Node) -> None:
             log.warning("%s is not served: this version listens on udp only", endpoint)
     admin = gateway.admin
     if admin is not None and not node.token and not ipaddress.ip_address(admin.host).is_loopback:
-        log.warning("HTTP on %s answers this machine only, as no admin_token_file is configured", admin)
+        log.warning("HTTP on %s answers loopback peers only, as no admin_token_file is configured", admin)
 
 
 def _unserved_listeners(config: Config, gateway: GatewayNode) -> Iterator[Mistake]:
