@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request forwarding (RFC 3261 section 16.6): a client transaction per attempt, its CANCEL and its ACK."""
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from ubisip.core.address cimport Flow
 from ubisip.core.message cimport ParsedMessage
 from ubisip.core.proxy cimport Proxy
 from ubisip.core.route cimport RoutePlan
-from ubisip.core.span cimport Span
 from ubisip.core.token cimport Branch
 from ubisip.core.transactions cimport Transaction
 
@@ -26,5 +25,4 @@ cdef void send_ack(Proxy* p, uint32_t client, const ParsedMessage* response) noe
 cdef void cancel_others(Proxy* p, uint32_t server, uint32_t but) noexcept nogil
 cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot) noexcept nogil
 cdef void leave_setup(Proxy* p, uint32_t client) noexcept nogil
-cdef uint16_t tag_hash(const ParsedMessage* m, Span tag) noexcept nogil
 cdef void record_call(Proxy* p, int kind, int slot, int status, const Transaction* s) noexcept nogil

@@ -9,6 +9,7 @@ from ubisip.core.events cimport EVENT_FAILOVER, EVENT_SETUP, EventKind, emit
 from ubisip.core.machines cimport (
     CLIENT_INVITE, CLIENT_OTHER, COMPLETED, PROCEEDING, SERVER_INVITE, TERMINATED, TRYING,
 )
+from ubisip.core.identity cimport loop_hash, tag_hash
 from ubisip.core.message cimport (
     HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_RECORD_ROUTE, HEADER_ROUTE,
     HEADER_TO, HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH,
@@ -19,14 +20,13 @@ from ubisip.core.proxy cimport (
     ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, FAILOVERS, NO_DESTINATION, SHED_CAPACITY, Proxy,
 )
 from ubisip.core.reply cimport mark_via, response_flow
-from ubisip.core.route cimport RoutePlan, loop_hash, preprocess
+from ubisip.core.route cimport RoutePlan, preprocess
 from ubisip.core.snapshot cimport SIDE_SERVER, Destination, Listener
 from ubisip.core.span cimport Span, span_of
 from ubisip.core.targets cimport ALL_FULL, NOBODY, choose, may_take, take_call
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport (
-    BRANCH_LENGTH, TOKEN_LENGTH, Branch, SipHash, Token, Vouched, read_branch, sign_branch, siphash_add, siphash_end, siphash_init,
-    write_branch, write_token,
+    BRANCH_LENGTH, TOKEN_LENGTH, Branch, Token, Vouched, sign_branch, write_branch, write_token,
 )
 from ubisip.core.transactions cimport (
     ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, WANT_CANCEL, Transaction, adopt,
@@ -73,15 +73,6 @@ cdef void edit_max_forwards(Proxy* p, const ParsedMessage* m, uint32_t at) noexc
     else:
         edit(&p.edits, m.headers[line].value, m.headers[line].value_length, text,
              write_number(<uint32_t>m.max_forwards - 1, text))
-
-
-cdef uint16_t tag_hash(const ParsedMessage* m, Span tag) noexcept nogil:
-    cdef uint64_t key[2]
-    cdef SipHash h
-    key[0] = key[1] = 0
-    siphash_init(&h, key)
-    siphash_add(&h, m.data + tag.at, tag.length)
-    return <uint16_t>siphash_end(&h)
 
 
 cdef void insert_record_route(Proxy* p, uint32_t at, const Listener* listener, const char* token) noexcept nogil:
@@ -166,7 +157,7 @@ cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8
     vouched.response_to = response_flow(m, from_).peer
     branch.attempt = number
     branch.destination = p.view.destinations[slot].id if slot >= 0 else 0
-    branch.loop = <uint32_t>loop_hash(m)
+    branch.loop = loop_hash(m)
     sign_branch(&p.keys, branch, &vouched)
 
 

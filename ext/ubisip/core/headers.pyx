@@ -5,17 +5,17 @@ from libc.string cimport memchr, memset
 
 from ubisip.core.address cimport Address, parse_ip
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, peek, same_name, skip_lws, span_of, take, take_class, take_number, take_quoted,
+    Cursor, Span, cursor, find_octet, peek, run, same, same_name, skip_lws, span_of, take, take_class, take_number,
+    take_quoted,
 )
-from ubisip.core.syntax cimport CLASS_HOST, CLASS_LWS, CLASS_TOKEN, character_is
+from ubisip.core.syntax cimport CLASS_HOST, CLASS_LWS, CLASS_TOKEN, character_is, run_to_stop
 
 
 cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
     """host = hostname / IPv4address / IPv6reference; a bare IPv6 address, which some send in received, has no brackets."""
     cdef uint32_t start = c.at
     if take(c, 0x5B):
-        while c.at < c.end and c.data[c.at] != 0x5D:
-            c.at += 1
+        c.at = find_octet(c.data, c.at, c.end, 0x5D)
         if not take(c, 0x5D):
             return False
         host[0] = span_of(start, c.at)
@@ -27,16 +27,11 @@ cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
 cdef bint read_value(Cursor* c, Span* value) noexcept nogil:
     """gen-value = token / host / quoted-string, and what else is met there up to a separator."""
     cdef uint32_t start = c.at
-    cdef uint8_t octet
     if peek(c) == 0x22:
         if not take_quoted(c):
             return False
     else:
-        while c.at < c.end:
-            octet = c.data[c.at]
-            if octet == 0x3B or octet == 0x2C or octet == 0x22 or octet == 0x3E or character_is(octet, CLASS_LWS):
-                break
-            c.at += 1
+        c.at = run_to_stop(c.data, start, c.end)
     value[0] = span_of(start, c.at)
     return value.length > 0
 
@@ -85,14 +80,17 @@ cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
     cdef Span name
     memset(out, 0, sizeof(Via))
     out.value.at = c.at
-    for i in range(2):  # protocol-name SLASH protocol-version SLASH
-        name = take_class(&c, CLASS_TOKEN)
-        if name.length == 0 or (i == 0 and not same_name(data, name, b"sip", 3)):
-            return False
-        skip_lws(&c)
-        if not take(&c, 0x2F):
-            return False
-        skip_lws(&c)
+    if span.length > 8 and same(data, span_of(c.at, c.at + 8), b"SIP/2.0/", 8):
+        c.at += 8
+    else:
+        for i in range(2):  # protocol-name SLASH protocol-version SLASH
+            name = take_class(&c, CLASS_TOKEN)
+            if name.length == 0 or (i == 0 and not same_name(data, name, b"sip", 3)):
+                return False
+            skip_lws(&c)
+            if not take(&c, 0x2F):
+                return False
+            skip_lws(&c)
     out.transport = take_class(&c, CLASS_TOKEN)
     if out.transport.length == 0 or c.at == c.end or not character_is(c.data[c.at], CLASS_LWS):
         return False
@@ -132,8 +130,7 @@ cdef bint skip_display_name(Cursor* c) noexcept nogil:
             return False
         skip_lws(c)
         return peek(c) == 0x3C
-    while c.at < c.end and character_is(c.data[c.at], CLASS_TOKEN | CLASS_LWS):
-        c.at += 1
+    c.at = run(c.data, c.at, c.end, CLASS_TOKEN | CLASS_LWS)
     return peek(c) == 0x3C
 
 
@@ -141,35 +138,31 @@ cdef bint read_bracketed(Cursor* c, Span* uri) noexcept nogil:
     """LAQUOT addr-spec RAQUOT; blanks inside, which the grammar forbids, are left out of the URI (RFC 4475 3.1.2.14)."""
     cdef uint32_t start, end
     c.at += 1
-    while c.at < c.end and character_is(c.data[c.at], CLASS_LWS):
-        c.at += 1
+    skip_lws(c)
     start = c.at
-    while c.at < c.end and c.data[c.at] != 0x3E:
-        c.at += 1
-    end = c.at
-    if not take(c, 0x3E):
+    end = find_octet(c.data, start, c.end, 0x3E)
+    if end == c.end:
         return False
+    c.at = end + 1
     while end > start and character_is(c.data[end - 1], CLASS_LWS):
         end -= 1
     uri[0] = span_of(start, end)
     return uri.length > 0
 
 
-cdef bint read_bare(Cursor* c, bint many, Span* uri) noexcept nogil:
+cdef bint read_bare(Cursor* c, Span* uri) noexcept nogil:
     """addr-spec without brackets: it ends before a semicolon, which starts a header parameter (RFC 3261 section 20)."""
-    cdef uint32_t start = c.at
-    cdef uint8_t octet
+    cdef uint32_t start = c.at, i
     cdef bint colon = False
-    while c.at < c.end:
-        octet = c.data[c.at]
-        if octet == 0x3B or character_is(octet, CLASS_LWS) or octet == 0x2C:
-            break
-        if octet == 0x3C or octet == 0x3E or octet == 0x22 or octet == 0x3F:
+    cdef uint8_t octet
+    c.at = run_to_stop(c.data, start, c.end)
+    for i in range(start, c.at):
+        octet = c.data[i]
+        if octet == 0x3C or octet == 0x3F:
             return False  # a URI with "?" must stand in brackets
         colon = colon or octet == 0x3A
-        c.at += 1
     uri[0] = span_of(start, c.at)
-    return colon
+    return colon and (c.at == c.end or (c.data[c.at] != 0x22 and c.data[c.at] != 0x3E))
 
 
 cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* out) noexcept nogil:
@@ -184,7 +177,7 @@ cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* o
             return False
     else:
         c = start
-        if not read_bare(&c, many, &out.uri):
+        if not read_bare(&c, &out.uri):
             return False
     skip_lws(&c)
     while take(&c, 0x3B):

@@ -7,7 +7,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ubisip.core.headers cimport NameAddr, parse_name_addr, parse_via
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, peek, same, skip_lws, span_of, take, take_class, take_number,
+    Cursor, Span, cursor, find_octet, peek, same, skip_lws, span_of, take, take_class, take_number,
 )
 from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, CLASS_URI, character_is
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL, SCHEME_BAD, Uri, parse_uri
@@ -84,8 +84,7 @@ cdef bint read_request_line(ParsedMessage* m, Cursor* c) noexcept nogil:
         return fail(m, 400, b"Bad Start Line", c.at)
     m.method = method_of(c.data, m.method_name)
     start = c.at
-    while c.at < c.end and c.data[c.at] != 0x20:
-        c.at += 1
+    c.at = find_octet(c.data, start, c.end, 0x20)
     m.uri = span_of(start, c.at)
     if m.uri.length == 0 or not take(c, 0x20):
         return fail(m, 400, b"Bad Start Line", c.at)
@@ -119,9 +118,8 @@ cdef bint read_start_line(ParsedMessage* m) noexcept nogil:
     # Empty lines before the start line are ignored (RFC 3261 section 7.5).
     while at + 1 < m.size and m.data[at] == 0x0D and m.data[at + 1] == 0x0A:
         at += 2
-    m.start = end = at
-    while end < m.size and m.data[end] != 0x0A:
-        end += 1
+    m.start = at
+    end = find_octet(m.data, at, m.size, 0x0A)
     if end == m.size or end == at or m.data[end - 1] != 0x0D:
         return fail(m, 400, b"Bad Start Line", end)
     m.start_end = end + 1
@@ -209,14 +207,13 @@ cdef bint read_party(ParsedMessage* m, int id, NameAddr* out, const char* missin
 
 cdef bint read_call_id(ParsedMessage* m) noexcept nogil:
     cdef int index = m.first[HEADER_CALL_ID]
-    cdef uint32_t i
+    cdef uint32_t end
     if index < 0:
         return fail(m, 400, b"Missing Call-ID", m.body)
     m.call_id = header_value(m, index)
-    for i in range(m.call_id.at, m.call_id.at + m.call_id.length):
-        if character_is(m.data[i], CLASS_LWS):
-            return fail(m, 400, b"Bad Call-ID", i)
-    if m.call_id.length == 0:
+    end = m.call_id.at + m.call_id.length
+    if m.call_id.length == 0 or m.headers[index].folded or find_octet(m.data, m.call_id.at, end, 0x20) != end \
+            or find_octet(m.data, m.call_id.at, end, 0x09) != end:
         return fail(m, 400, b"Bad Call-ID", m.call_id.at)
     return True
 

@@ -6,9 +6,9 @@ from libc.string cimport memcmp, memcpy
 from ubisip.core.address cimport Address, Flow, parse_ip
 from ubisip.core.edits cimport edits_clear
 from ubisip.core.events cimport EVENT_ASK, EVENT_ENDED, emit
-from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless, tag_hash
+from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless
 from ubisip.core.headers cimport Via, parse_via
-from ubisip.core.identity cimport call_hash, server_key
+from ubisip.core.identity cimport call_hash, loop_hash, server_key, tag_hash
 from ubisip.core.machines cimport (
     ACCEPTED, COMPLETED, DO_AGAIN, DO_END, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE,
     SERVER_OTHER, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRYING, WRONG, Cell, machine_step,
@@ -25,14 +25,14 @@ from ubisip.core.proxy cimport (
 )
 from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, response_flow, retry_after
 from ubisip.core.response cimport conclude
-from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, loop_hash, preprocess, resolve
+from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport (
     SIDE_CARRIER, SIDE_SERVER, find_destination, find_source, is_emergency_number,
 )
 from ubisip.core.span cimport Span, span_of
 from ubisip.core.targets cimport ALL_FULL, allow, call_ended, choose
 from ubisip.core.timers cimport LIFETIME, T2, T4, TRYING_100
-from ubisip.core.token cimport Branch, SipHash, read_branch, siphash_add, siphash_add_number, siphash_end, siphash_end_second, siphash_init
+from ubisip.core.token cimport Branch, read_branch
 from ubisip.core.transactions cimport (
     CANCELLED, EMERGENCY_CALL, FIXED, MAX_CAPACITY, NEW_CALL, PARKED, Transaction, create, destroy, find, handle_of, index_of,
     keep, release, schedule,
@@ -110,23 +110,22 @@ cdef bint require_tags(const ParsedMessage* m, char* out, uint32_t most) noexcep
 
 cdef int check_vias(const Proxy* p, const ParsedMessage* m) noexcept nogil:
     """Walk the Via stack: 482 when a value of ours shows the same Request-URI and Routes (RFC 5393), 400 when it is absurd."""
-    cdef int line = m.first[HEADER_VIA], count = 0
-    cdef uint32_t at, end
-    cdef uint32_t loop = <uint32_t>loop_hash(m)
-    cdef Via via
+    cdef int line = m.first[HEADER_VIA], count
+    cdef uint32_t at = m.via.next
+    cdef Via via = m.via
     cdef Branch branch
-    while line >= 0:
-        at = m.headers[line].value
-        end = at + m.headers[line].value_length
-        while at:
-            count += 1
-            if count > MAX_VIAS or not parse_via(m.data, span_of(at, end), &via):
-                return 400
-            if read_branch(m.data, via.branch, &branch) and branch.loop == loop:
-                return 482
-            at = via.next
-        line = next_header(m, line)
-    return 0
+    for count in range(MAX_VIAS):
+        if read_branch(m.data, via.branch, &branch) and branch.loop == loop_hash(m):
+            return 482
+        if at == 0:
+            line = next_header(m, line)
+            if line < 0:
+                return 0
+            at = m.headers[line].value
+        if not parse_via(m.data, span_of(at, m.headers[line].value + m.headers[line].value_length), &via):
+            return 400
+        at = via.next
+    return 400
 
 
 cdef bint validate(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -283,7 +282,7 @@ cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) n
 
 # --- section 16.6: the response context
 
-cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key) noexcept nogil:
+cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key, uint64_t call) noexcept nogil:
     """A server transaction that keeps its request; 0: a bound forbids it, and the request was answered 503."""
     cdef Transaction* t
     cdef uint32_t server = create(&p.transactions, SERVER_INVITE if m.method == METHOD_INVITE else SERVER_OTHER, key, p.now)
@@ -301,7 +300,7 @@ cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_,
     t.flow = response_flow(m, from_)
     t.slot = <short>peer
     t.method = <unsigned char>m.method
-    t.call = call_hash(m)
+    t.call = call
     if m.method == METHOD_INVITE:
         t.state = PROCEEDING
         p.pending += 1
@@ -328,7 +327,7 @@ cdef void give_up(Proxy* p, uint32_t server, const ParsedMessage* m, int status)
 cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key, const RoutePlan* plan,
                   const Flow* hop, int slot) noexcept nogil:
     """In a dialog, or by an explicit Route: there is one place to go."""
-    cdef uint32_t server = create_server(p, m, from_, peer, key)
+    cdef uint32_t server = create_server(p, m, from_, peer, key, call_hash(m))
     cdef int ended
     if server == 0:
         return
@@ -348,13 +347,14 @@ cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, c
     cdef bint emergency = is_emergency(p, m)
     cdef int side = SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
     cdef uint64_t tried[4]
+    cdef uint64_t call = call_hash(m)
     cdef uint32_t server
     cdef int slot, status = 0
     cdef Transaction* t
     if not emergency and not admit(p, m, from_, peer):
         return
     tried[0] = tried[1] = tried[2] = tried[3] = 0
-    slot = choose(&p.targets, p.view, side, call_hash(m), tried, emergency, p.now)
+    slot = choose(&p.targets, p.view, side, call, tried, emergency, p.now)
     if slot < 0:
         p.counters[SHED_CAPACITY if slot == ALL_FULL else NO_DESTINATION] += 1
         if slot == ALL_FULL:
@@ -362,7 +362,7 @@ cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, c
         else:
             answer(p, m, from_, 480, b"No Destination", NULL)
         return
-    server = create_server(p, m, from_, peer, key)
+    server = create_server(p, m, from_, peer, key, call)
     if server == 0:
         return
     t = &p.transactions.slab[server]

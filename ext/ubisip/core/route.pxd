@@ -39,5 +39,4 @@ cdef struct RoutePlan:
 
 
 cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil
-cdef uint64_t loop_hash(const ParsedMessage* m) noexcept nogil
 cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, int* slot) noexcept nogil

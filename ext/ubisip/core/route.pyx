@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Route information preprocessing (RFC 3261 section 16.4) and the next hop (section 16.6 step 7)."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from ubisip.core.address cimport Flow, is_routable, parse_ip
 from ubisip.core.headers cimport NameAddr, parse_name_addr
-from ubisip.core.message cimport HEADER_ROUTE, ParsedMessage, header_value, next_header
+from ubisip.core.message cimport HEADER_ROUTE, ParsedMessage, next_header
 from ubisip.core.proxy cimport Proxy
 from ubisip.core.snapshot cimport find_destination_address, find_destination_host, is_own, listener_for
 from ubisip.core.span cimport Span, span_of
-from ubisip.core.token cimport SipHash, read_token, siphash_add, siphash_end, siphash_init
+from ubisip.core.token cimport read_token
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, parse_uri, uri_parameter
 
 
@@ -104,20 +104,6 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
     read_maddr(p, m, plan)
     plan.own = is_own(p.view, m.data, &plan.request_uri)
     return 403 if plan.token_state == TOKEN_BAD else 0
-
-
-cdef uint64_t loop_hash(const ParsedMessage* m) noexcept nogil:
-    """What a request must differ in to be a spiral and no loop (RFC 5393 section 4.2.1): Request-URI and Route set."""
-    cdef uint64_t key[2]
-    cdef SipHash h
-    cdef int line = m.first[HEADER_ROUTE]
-    key[0] = key[1] = 0
-    siphash_init(&h, key)
-    siphash_add(&h, m.data + m.uri.at, m.uri.length)
-    while line >= 0:
-        siphash_add(&h, m.data + m.headers[line].value, m.headers[line].value_length)
-        line = next_header(m, line)
-    return siphash_end(&h)
 
 
 cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, int* slot) noexcept nogil:

@@ -66,9 +66,15 @@ static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
   return HEADER_OTHER;
 }
 
-/* Close the last field: its value ends before the white space that precedes `end`. */
+/* Close the last field: its value ends before the white space that precedes `end`, which is behind a CRLF. */
 static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t end) {
   uint32_t value = field->value, last = end;
+  if (data[value] == ' ' && data[value + 1] > ' ' && data[end - 3] > ' ') { /* as nearly always: one space, no more */
+    field->value = value + 1;
+    field->value_length = end - 3 - value;
+    field->end = end;
+    return;
+  }
   while (value < last && (data[value] == ' ' || data[value] == '\t' || data[value] == '\r' || data[value] == '\n')) value++;
   while (last > value && (data[last - 1] == ' ' || data[last - 1] == '\t' || data[last - 1] == '\r' || data[last - 1] == '\n')) last--;
   field->value = value;
@@ -100,7 +106,6 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
       if (first == ' ' || first == '\t') {                                                                              \
         if (!n) { *body = line; return SCAN_BAD_LINE; }                                                                 \
         out[n - 1].folded = 1;                                                                                          \
-        out[n - 1].value_length = 0;                                                                                    \
         scan_close(data, &out[n - 1], feed + 1);                                                                        \
         line = feed + 1;                                                                                                \
         continue;                                                                                                       \

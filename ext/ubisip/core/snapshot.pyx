@@ -23,9 +23,10 @@ cdef uint32_t name_id(str name):
     cdef uint64_t key[2]
     cdef SipHash h
     cdef bytes text = name.encode()
+    cdef bytes padded = text + bytes(8)
     key[0] = key[1] = 0
     siphash_init(&h, key)
-    siphash_add(&h, <const uint8_t*><char*>text, <uint32_t>len(text))
+    siphash_add(&h, <const uint8_t*><char*>padded, <uint32_t>len(text))
     return <uint32_t>siphash_end(&h) or 1
 
 
@@ -106,6 +107,8 @@ cdef bint same_text(const Text* text, const uint8_t* data, Span span) noexcept n
     cdef uint32_t i
     if text.length != span.length:
         return False
+    if memcmp(text.text, data + span.at, span.length) == 0:
+        return True
     for i in range(span.length):
         if fold(data[span.at + i]) != fold(<uint8_t>text.text[i]):
             return False

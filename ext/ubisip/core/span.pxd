@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stretch of a datagram, and the one bounded cursor that walks it: nobody else does pointer arithmetic on input."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp
 
 from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is
 
@@ -44,45 +44,61 @@ cdef inline bint take(Cursor* c, uint8_t wanted) noexcept nogil:
     return False
 
 
+# The loops below work on locals: octets may alias anything, so a cursor's own fields would be stored at every step.
+
+cdef inline uint32_t run(const uint8_t* data, uint32_t at, uint32_t end, uint8_t class_bits) noexcept nogil:
+    """Where the run of characters of a class that starts at *at* ends."""
+    while at < end and character_is(data[at], class_bits):
+        at += 1
+    return at
+
+
+cdef inline uint32_t find_octet(const uint8_t* data, uint32_t at, uint32_t end, uint8_t wanted) noexcept nogil:
+    """The first *wanted* from *at* on; *end* when there is none."""
+    cdef const uint8_t* found = <const uint8_t*>memchr(data + at, wanted, end - at)
+    return end if found == NULL else <uint32_t>(found - data)
+
+
 cdef inline void skip_lws(Cursor* c) noexcept nogil:
-    while c.at < c.end and character_is(c.data[c.at], CLASS_LWS):
-        c.at += 1
+    if c.at < c.end and character_is(c.data[c.at], CLASS_LWS):
+        c.at = run(c.data, c.at, c.end, CLASS_LWS)
 
 
 cdef inline Span take_class(Cursor* c, uint8_t class_bits) noexcept nogil:
     """The longest run of characters of a class; may be empty."""
     cdef uint32_t start = c.at
-    while c.at < c.end and character_is(c.data[c.at], class_bits):
-        c.at += 1
+    c.at = run(c.data, start, c.end, class_bits)
     return span_of(start, c.at)
 
 
 cdef inline bint take_quoted(Cursor* c) noexcept nogil:
     """A quoted-string, the cursor on its opening quote; False when it is not closed."""
-    c.at += 1
-    while c.at < c.end:
-        if c.data[c.at] == 0x5C:  # backslash: quoted-pair
-            c.at += 2
-        elif c.data[c.at] == 0x22:
-            c.at += 1
+    cdef uint32_t at = c.at + 1
+    while at < c.end:
+        if c.data[at] == 0x5C:  # backslash: quoted-pair
+            at += 1
+        elif c.data[at] == 0x22:
+            c.at = at + 1
             return True
-        else:
-            c.at += 1
+        at += 1
     c.at = c.end
     return False
 
 
 cdef inline bint take_number(Cursor* c, uint64_t most, uint64_t* value) noexcept nogil:
     """1*DIGIT not above most; False when there is no digit or it is more."""
-    cdef uint32_t start = c.at
+    cdef uint32_t at = c.at
     cdef uint64_t number = 0
-    while c.at < c.end and 0x30 <= c.data[c.at] <= 0x39:
-        number = number * 10 + (c.data[c.at] - 0x30)
+    while at < c.end and 0x30 <= c.data[at] <= 0x39:
+        number = number * 10 + (c.data[at] - 0x30)
         if number > most:
             return False
-        c.at += 1
+        at += 1
     value[0] = number
-    return c.at > start
+    if at == c.at:
+        return False
+    c.at = at
+    return True
 
 
 cdef inline bint same(const uint8_t* data, Span span, const char* text, uint32_t length) noexcept nogil:

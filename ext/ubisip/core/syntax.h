@@ -10,6 +10,7 @@
 #define CLASS_LWS 8 /* SP, HTAB, and the CRLF of a folded line */
 #define CLASS_URI 16 /* what may stand in a URI: visible ASCII but for <>"\^`{}| */
 #define CLASS_ALPHA 32
+#define CLASS_STOP 64 /* ends an unquoted parameter value: ";" "," DQUOTE ">" and LWS */
 
 #define WORD (CLASS_TOKEN | CLASS_HOST | CLASS_URI)
 static const uint8_t CHARACTER_CLASS[256] = {
@@ -18,12 +19,46 @@ static const uint8_t CHARACTER_CLASS[256] = {
     ['!'] = CLASS_TOKEN | CLASS_URI, ['%'] = CLASS_TOKEN | CLASS_URI, ['*'] = CLASS_TOKEN | CLASS_URI,
     ['+'] = CLASS_TOKEN | CLASS_URI, ['\''] = CLASS_TOKEN | CLASS_URI, ['~'] = CLASS_TOKEN | CLASS_URI,
     ['`'] = CLASS_TOKEN,
-    ['#'] = CLASS_URI, ['$'] = CLASS_URI, ['&'] = CLASS_URI, ['('] = CLASS_URI, [')'] = CLASS_URI, [','] = CLASS_URI,
-    ['/'] = CLASS_URI, [':'] = CLASS_URI, [';'] = CLASS_URI, ['='] = CLASS_URI, ['?'] = CLASS_URI, ['@'] = CLASS_URI,
+    ['#'] = CLASS_URI, ['$'] = CLASS_URI, ['&'] = CLASS_URI, ['('] = CLASS_URI, [')'] = CLASS_URI,
+    [','] = CLASS_URI | CLASS_STOP, ['"'] = CLASS_STOP, ['>'] = CLASS_STOP,
+    ['/'] = CLASS_URI, [':'] = CLASS_URI, [';'] = CLASS_URI | CLASS_STOP, ['='] = CLASS_URI, ['?'] = CLASS_URI, ['@'] = CLASS_URI,
     ['['] = CLASS_URI, [']'] = CLASS_URI,
-    [' '] = CLASS_LWS, ['\t'] = CLASS_LWS, ['\r'] = CLASS_LWS, ['\n'] = CLASS_LWS,
+    [' '] = CLASS_LWS | CLASS_STOP, ['\t'] = CLASS_LWS | CLASS_STOP, ['\r'] = CLASS_LWS | CLASS_STOP,
+    ['\n'] = CLASS_LWS | CLASS_STOP,
 };
 #undef WORD
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+/* The first of CLASS_STOP from `at` on, `end` when there is none; reads up to fifteen octets beyond `end`. */
+static inline uint32_t run_to_stop(const uint8_t *data, uint32_t at, uint32_t end) {
+#if defined(__SSE2__)
+  for (; at < end; at += 16) {
+    __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
+    __m128i stops = _mm_or_si128(
+        _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8(';')), _mm_cmpeq_epi8(octets, _mm_set1_epi8(','))),
+                     _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('"')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('>')))),
+        _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8(' ')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('\t'))),
+                     _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('\r')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('\n')))));
+    uint32_t mask = (uint32_t)_mm_movemask_epi8(stops);
+    if (mask) {
+      at += (uint32_t)__builtin_ctz(mask);
+      return at < end ? at : end;
+    }
+  }
+  return end;
+#else
+  while (at < end && !(CHARACTER_CLASS[data[at]] & CLASS_STOP)) at++;
+  return at;
+#endif
+}
+
+/* Value of a lower-case hex digit; 255 for anything else. */
+static const uint8_t HEX_VALUE[256] = {
+    [0 ... 255] = 255, ['0'] = 0, ['1'] = 1, ['2'] = 2, ['3'] = 3, ['4'] = 4, ['5'] = 5, ['6'] = 6, ['7'] = 7, ['8'] = 8,
+    ['9'] = 9, ['a'] = 10, ['b'] = 11, ['c'] = 12, ['d'] = 13, ['e'] = 14, ['f'] = 15,
+};
 
 static inline int character_is(uint8_t c, uint8_t class_bits) { return CHARACTER_CLASS[c] & class_bits; }
 #endif

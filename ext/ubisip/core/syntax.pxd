@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """RFC 3261 section 25.1: character classes."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 
 cdef extern from "syntax.h" nogil:
@@ -10,4 +10,7 @@ cdef extern from "syntax.h" nogil:
     const uint8_t CLASS_LWS
     const uint8_t CLASS_URI
     const uint8_t CLASS_ALPHA
+    const uint8_t CLASS_STOP
     bint character_is(uint8_t c, uint8_t class_bits) noexcept
+    uint32_t run_to_stop(const uint8_t* data, uint32_t at, uint32_t end) noexcept
+    const uint8_t HEX_VALUE[256]

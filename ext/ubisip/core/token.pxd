@@ -52,7 +52,6 @@ cdef void siphash_init(SipHash* h, const uint64_t* key) noexcept nogil
 cdef void siphash_add(SipHash* h, const uint8_t* data, uint32_t length) noexcept nogil
 cdef void siphash_add_number(SipHash* h, uint64_t number) noexcept nogil
 cdef uint64_t siphash_end(SipHash* h) noexcept nogil
-cdef uint64_t siphash_end_second(SipHash* h) noexcept nogil
 
 cdef void sign_branch(const KeyRing* keys, Branch* branch, const Vouched* vouched) noexcept nogil
 cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const Vouched* vouched) noexcept nogil

@@ -4,10 +4,11 @@
 SipHash-2-4 (Aumasson, Bernstein 2012) with 64-bit tags: made for short messages, and a guess costs a datagram.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from ubisip.core.address cimport Address
 from ubisip.core.span cimport Span
+from ubisip.core.syntax cimport HEX_VALUE
 
 
 cdef inline uint64_t rotate(uint64_t x, int bits) noexcept nogil:
@@ -44,50 +45,35 @@ cdef void siphash_init(SipHash* h, const uint64_t* key) noexcept nogil:
 
 
 cdef void siphash_add(SipHash* h, const uint8_t* data, uint32_t length) noexcept nogil:
-    cdef uint32_t filled = h.length & 7, i = 0
-    cdef uint64_t word
+    """Hash *length* octets. They are read a word at a time: seven octets beyond the last must be readable."""
+    cdef uint32_t shift = 8 * (h.length & 7), left = length
+    cdef uint64_t word, tail = h.tail
     h.length += length
-    while filled and i < length:
-        h.tail |= <uint64_t>data[i] << (8 * filled)
-        i += 1
-        filled += 1
-        if filled == 8:
-            sip_word(h, h.tail)
-            h.tail = 0
-            filled = 0
-    while i + 8 <= length:
-        memcpy(&word, data + i, 8)
-        sip_word(h, word)
-        i += 8
-    while i < length:
-        h.tail |= <uint64_t>data[i] << (8 * filled)
-        filled += 1
-        i += 1
+    while left >= 8:
+        memcpy(&word, data, 8)
+        sip_word(h, tail | word << shift)
+        tail = word >> 1 >> (63 - shift)  # in two steps: a shift by 64 is not defined
+        data += 8
+        left -= 8
+    if left:
+        memcpy(&word, data, 8)
+        word &= (<uint64_t>1 << (8 * left)) - 1
+        tail |= word << shift
+        shift += 8 * left
+        if shift >= 64:
+            sip_word(h, tail)
+            shift -= 64
+            tail = word >> (8 * left - shift) if shift else 0
+    h.tail = tail
 
 
 cdef void siphash_add_number(SipHash* h, uint64_t number) noexcept nogil:
     siphash_add(h, <const uint8_t*>&number, 8)
 
 
-cdef inline void add_field(SipHash* h, const uint8_t* data, Span span) noexcept nogil:
-    """A field with its length, so that two fields cannot be cut differently and give the same input."""
-    siphash_add(h, data + span.at, span.length)
-    siphash_add_number(h, span.length)
-
-
 cdef uint64_t siphash_end(SipHash* h) noexcept nogil:
     sip_word(h, h.tail | <uint64_t>(h.length & 0xFF) << 56)
     h.v2 ^= 0xFF
-    sip_round(h)
-    sip_round(h)
-    sip_round(h)
-    sip_round(h)
-    return h.v0 ^ h.v1 ^ h.v2 ^ h.v3
-
-
-cdef uint64_t siphash_end_second(SipHash* h) noexcept nogil:
-    """Sixty-four bits more, after siphash_end()."""
-    h.v1 ^= 0xDD
     sip_round(h)
     sip_round(h)
     sip_round(h)
@@ -106,18 +92,13 @@ cdef void write_hex(uint64_t value, uint32_t digits, char* out) noexcept nogil:
 cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept nogil:
     """Lower-case digits only: one text for one value."""
     cdef uint64_t value = 0
+    cdef uint8_t bad = 0
     cdef uint32_t i
-    cdef uint8_t c
     for i in range(digits):
-        c = data[i]
-        if 0x30 <= c <= 0x39:
-            value = value << 4 | (c - 0x30)
-        elif 0x61 <= c <= 0x66:
-            value = value << 4 | (c - 0x57)
-        else:
-            return False
+        bad |= HEX_VALUE[data[i]]
+        value = value << 4 | (HEX_VALUE[data[i]] & 15)
     out[0] = value
-    return True
+    return bad < 16
 
 
 cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const Vouched* v) noexcept nogil:
@@ -127,10 +108,13 @@ cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const Vouche
     siphash_add_number(&h, <uint64_t>branch.loop << 32 | v.cseq)
     siphash_add(&h, v.response_to.ip, 16)
     siphash_add_number(&h, <uint64_t>(v.invite != 0) << 16 | v.response_to.port)
-    add_field(&h, v.data, v.call_id)
-    add_field(&h, v.data, v.from_tag)
-    add_field(&h, v.data, v.upstream)
-    add_field(&h, v.data, v.sent_by)
+    # With their lengths, so that two fields cannot be cut differently and give the same input.
+    siphash_add_number(&h, <uint64_t>v.call_id.length << 48 | <uint64_t>v.from_tag.length << 32 | v.upstream.length << 16
+                       | v.sent_by.length)
+    siphash_add(&h, v.data + v.call_id.at, v.call_id.length)
+    siphash_add(&h, v.data + v.from_tag.at, v.from_tag.length)
+    siphash_add(&h, v.data + v.upstream.at, v.upstream.length)
+    siphash_add(&h, v.data + v.sent_by.at, v.sent_by.length)
     return siphash_end(&h)
 
 
@@ -163,12 +147,10 @@ cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogi
     """False when the text is no branch of ours; the MAC is still to be verified."""
     cdef uint64_t value = 0
     cdef const uint8_t* at = data + text.at
-    cdef int i
     if text.length != BRANCH_LENGTH:
         return False
-    for i in range(8):
-        if at[i] != <uint8_t>(<const char*>b"z9hG4bKu")[i]:
-            return False
+    if memcmp(at, b"z9hG4bKu", 8) != 0:
+        return False
     if not read_hex(at + 8, 2, &value):
         return False
     out.attempt = <uint8_t>value
@@ -187,7 +169,7 @@ cdef uint64_t token_mac(const uint64_t* key, const Token* token, const uint8_t* 
     siphash_add_number(&h, <uint64_t>0x52 << 56 | <uint64_t>token.tag << 32 | <uint64_t>token.caller_listener << 8
                        | token.callee_listener)
     siphash_add_number(&h, <uint64_t>token.caller << 32 | token.callee)
-    add_field(&h, data, call_id)
+    siphash_add(&h, data + call_id.at, call_id.length)
     return siphash_end(&h)
 
 

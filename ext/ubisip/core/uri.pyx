@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
-from ubisip.core.span cimport Cursor, Span, cursor, peek, same_name, span_of, take, take_class, take_number
+from ubisip.core.span cimport Cursor, Span, cursor, find_octet, fold, peek, run, same_name, span_of, take, take_class, take_number
 from ubisip.core.syntax cimport CLASS_ALPHA, CLASS_HOST, CLASS_URI, character_is
 
 
@@ -11,6 +11,11 @@ cdef Scheme read_scheme(const uint8_t* data, Span span, uint32_t* colon) noexcep
     """scheme = ALPHA *( ALPHA / DIGIT / "+" / "-" / "." ) before the first colon."""
     cdef uint32_t i = span.at, end = span.at + span.length
     cdef Span name
+    # The common ones at once; the four octets are there, for a datagram is readable beyond its end.
+    if fold(data[i]) == 0x73 and fold(data[i + 1]) == 0x69 and fold(data[i + 2]) == 0x70 and data[i + 3] == 0x3A \
+            and span.length > 3:
+        colon[0] = i + 3
+        return SCHEME_SIP
     while i < end and (character_is(data[i], CLASS_HOST) or data[i] == 0x2B) and data[i] != 0x5F:
         i += 1
     if i == end or data[i] != 0x3A or i == span.at or not character_is(data[span.at], CLASS_ALPHA):
@@ -42,7 +47,7 @@ cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
 
 cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
     """Read *span*; False when it breaks the grammar. Of schemes other than sip and sips only the scheme is read."""
-    cdef uint32_t colon = 0, at, end = span.at + span.length, i
+    cdef uint32_t colon = 0, at, end = span.at + span.length
     cdef uint64_t port = 0
     cdef const uint8_t* sign
     cdef Cursor c
@@ -50,9 +55,8 @@ cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
     out.scheme = read_scheme(data, span, &colon)
     if out.scheme == SCHEME_BAD:
         return False
-    for i in range(colon, end):
-        if not character_is(data[i], CLASS_URI):
-            return False
+    if run(data, colon, end, CLASS_URI) != end:
+        return False
     if out.scheme == SCHEME_TEL:
         c = cursor(data, span_of(colon + 1, end))
         while c.at < c.end and c.data[c.at] != 0x3B:
@@ -97,14 +101,8 @@ cdef bint uri_parameter(const uint8_t* data, const Uri* uri, const char* lower, 
     cdef uint32_t at = uri.parameters.at, end = uri.parameters.at + uri.parameters.length, start, stop, equals
     while at < end:
         start = at + 1
-        stop = start
-        equals = 0
-        while stop < end and data[stop] != 0x3B:
-            if data[stop] == 0x3D and equals == 0:
-                equals = stop
-            stop += 1
-        if equals == 0:
-            equals = stop
+        stop = find_octet(data, start, end, 0x3B)
+        equals = find_octet(data, start, stop, 0x3D)
         if same_name(data, span_of(start, equals), lower, length):
             value[0] = span_of(equals + 1, stop) if equals < stop else span_of(stop, stop)
             return True
