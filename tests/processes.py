@@ -108,13 +108,11 @@ class Gateway:
         self._place = place
         self._admin = admin
         self._prefix = list(prefix)
-        self._starts = 0
 
     def launch(self) -> None:
         """Begin to start it; :attr:`ready` tells when it is done."""
-        self._starts += 1
         command = [sys.executable, "-m", "ubisip.proxy", "--config", str(self.config), "--node", self.name]
-        self.child = self._place.run(f"{self.name}-{self._starts}", [*self._prefix, *command])
+        self.child = self._place.run(self.name, [*self._prefix, *command])
 
     @property
     def ready(self) -> bool:
@@ -273,10 +271,10 @@ class Place:
     Carriers stand on ``.1.N``, gateways on ``.2.N``, servers on ``.3.N``, others on ``.9.N``; N counts from 1.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, network: str = "") -> None:
         self.directory = directory
         self.config = directory / "platform.toml"
-        self.network = self._free_network()
+        self.network = network or self._free_network()
         self._children: list[Child] = []
 
     @staticmethod
@@ -348,20 +346,24 @@ class Place:
             values["centre"] = "montsouris" if site == "PA2" else "aubervilliers"
         return entry(f"[[{table}]]", {**values, **(more or {})})
 
+    def admin(self, number: int = 1) -> str:
+        """Where a gateway serves HTTP."""
+        return f"{self.gateway(number)[0]}:{ADMIN_PORT}"
+
     def _gateway(self, number: int) -> str:
         host, port = self.gateway(number)
-        listen, admin = [f"udp:{host}:{port}"], f"{host}:{ADMIN_PORT}"
-        return entry("[[gateways]]", {"name": f"gw{number}", "site": "PA2", "listen": listen, "admin": admin})
+        values = {"name": f"gw{number}", "site": "PA2", "listen": [f"udp:{host}:{port}"], "admin": self.admin(number)}
+        return entry("[[gateways]]", values)
 
     def run(self, name: str, command: Sequence[str]) -> Child:
         """Start a command that is killed at the end."""
-        child = Child(name, command, self.directory)
+        child = Child(f"{len(self._children)}-{name}", command, self.directory)
         self._children.append(child)
         return child
 
     def new_gateway(self, number: int = 1, prefix: Sequence[str] = ()) -> Gateway:
         """A gateway of the configuration, not yet started."""
-        return Gateway(self, f"gw{number}", f"{self.gateway(number)[0]}:{ADMIN_PORT}", prefix)
+        return Gateway(self, f"gw{number}", self.admin(number), prefix)
 
     def start_gateway(self, number: int = 1, prefix: Sequence[str] = ()) -> Gateway:
         """A gateway of the configuration, ready."""
@@ -372,9 +374,9 @@ class Place:
     def answer(self, address: Address, scenario: str = "callee") -> Callee:
         """A SIPp that answers calls at *address*, listening."""
         host, port = address
-        log = self.directory / f"{scenario}-{host}-{len(self._children)}.log"
+        log = self.directory / f"{len(self._children)}-{scenario}-{host}.log"
         command = ["sipp", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", host, "-p", str(port), *QUIET]
-        child = self.run(log.stem, [*command, "-trace_logs", "-log_file", str(log)])
+        child = self.run(f"{scenario}-{host}", [*command, "-trace_logs", "-log_file", str(log)])
         wait_until(lambda: is_bound(address) or not child.running, f"SIPp at {host}")
         assert child.running, child.words()
         return Callee(child, log)
