@@ -135,6 +135,8 @@ def run_call(wire: Wire, gives_up_after: float | None = None, status: int = 200)
     wire.sbc.handler = caller.take
     wire.run(50)  # the last attempt can ring after 10 s, is answered, held for 5 s, and hung up within 32 s
     wire.run(70)
+    if not caller.final and not caller.timed_out:
+        wire.run(200)  # it rings, and every final response was lost: Timer C ends it
     return caller, callees
 
 
