@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transport addresses: literal parsing (RFC 3261 section 25.1 IPv4address, IPv6reference) and text."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from ubisip.core.span cimport Span
 
@@ -38,16 +38,19 @@ cdef bint is_routable(const Address* a) noexcept nogil:
 
 
 cdef bint parse_ip(const uint8_t* data, Span host, Address* out) noexcept nogil:
-    """Read an IPv4 address or a bracketed IPv6 reference; False for a name. The port is left alone."""
+    """Read an IPv4 or IPv6 address, in brackets or, as in received, without; False for a name. The port is left alone."""
     cdef char text[48]
     cdef uint32_t at = host.at, length = host.length, i = 0, octet, digits, part
     if length == 0:
         return False
-    if data[at] == 0x5B:
-        if length < 4 or length - 2 >= sizeof(text):
-            return False
-        memcpy(text, data + at + 1, length - 2)
-        text[length - 2] = 0
+    if data[at] == 0x5B and length > 3:
+        at += 1
+        length -= 2
+    if length >= sizeof(text):
+        return False
+    if memchr(data + at, 0x3A, length) != NULL:
+        memcpy(text, data + at, length)
+        text[length] = 0
         return inet_pton(AF_INET6, text, out.ip) == 1
     if length > 15:
         return False

@@ -37,7 +37,7 @@ COUNTER_NAMES = (
     "received", "requests", "responses", "keep_alives", "malformed_requests", "malformed_dropped", "strangers_refused",
     "strangers_dropped", "retransmissions", "retransmitted", "calls", "failovers", "late_answers", "cancels",
     "abandoned_cancelled", "stateless_responses", "forged_responses", "stray_responses", "stranger_responses", "bad_tokens",
-    "loops", "shed_draining", "shed_overload", "shed_capacity", "shed_source", "no_destination", "bound_transactions",
+    "loops", "shed_draining", "shed_overload", "shed_capacity", "shed_source", "shed_routes", "no_destination", "bound_transactions",
     "bound_memory", "bound_calls", "bound_edits", "timeouts", "refused", "silent", "hook_late", "wrong_events",
 )
 
@@ -100,6 +100,9 @@ cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
     cdef uint32_t index
     cdef int fired
     set_now(p, now)
+    if now - p.swept > 1000000:
+        p.swept = now
+        forget_old_calls(&p.targets, now)
     for fired in range(TIMERS_A_TURN):
         if outbox_nearly_full(&p.outbox):
             return True
@@ -124,7 +127,6 @@ cdef void engine_swap(Proxy* p, const PlatformView* view, int64_t now) noexcept 
     set_now(p, now)
     p.view = view
     p.transactions.pool.most = view.max_memory
-    forget_old_calls(&p.targets, now)
     for slot in range(before.destination_count):
         if before.destinations[slot].present and before.destinations[slot].usable and \
                 not (view.destinations[slot].present and view.destinations[slot].usable):

@@ -3,6 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
+    EVENT_OCTETS = 64 << 20  # of data in the ring
+    EVENT_CALL_ID = 256      # of a Call-ID in a call event; longer ones are cut
     EVENT_RING = 16384       # some seconds of call events at full load; the control thread drains ten times a second
 
 cdef enum EventKind:
@@ -35,6 +37,8 @@ cdef struct Events:
     uint32_t head            # written by the consumer
     uint32_t tail            # written by the producer
     uint64_t lost
+    uint64_t put             # octets of data ever put in, by the producer
+    uint64_t taken           # and taken out, by the consumer
     bint urgent              # something the control thread should see at once has been put in
 
 

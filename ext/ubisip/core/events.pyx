@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bounded ring from the worker to the control thread: when it is full, events are counted as lost, calls go on."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -10,6 +10,8 @@ from typing import NamedTuple
 cdef extern from "ring.h" nogil:
     uint32_t load_acquire(const uint32_t* word) noexcept
     void store_release(uint32_t* word, uint32_t value) noexcept
+    uint64_t load_acquire_long(const uint64_t* word) noexcept
+    void store_release_long(uint64_t* word, uint64_t value) noexcept
 
 
 EVENT_KINDS = ("ask", "probe", "refused", "silent", "busy", "setup", "ringing", "answered", "failed", "failover", "ended")
@@ -49,7 +51,10 @@ cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status
                const uint8_t* data, uint32_t length) noexcept nogil:
     cdef EventRecord* record
     cdef uint8_t* copy = NULL
-    if events.tail - load_acquire(&events.head) == EVENT_RING:
+    if kind != EVENT_ASK and length > EVENT_CALL_ID:
+        length = EVENT_CALL_ID
+    if events.tail - load_acquire(&events.head) == EVENT_RING or \
+            events.put - load_acquire_long(&events.taken) + length > EVENT_OCTETS:
         events.lost += 1
         return
     if length:
@@ -58,6 +63,7 @@ cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status
             events.lost += 1
             return
         memcpy(copy, data, length)
+    events.put += length
     record = &events.ring[events.tail % EVENT_RING]
     record.kind = kind
     record.time = now
@@ -82,6 +88,7 @@ cdef list take_events(Events* events):
         data = (<const char*>record.data)[:record.length] if record.data != NULL else b""
         free(record.data)
         record.data = NULL
+        store_release_long(&events.taken, events.taken + record.length)
         value = record.value / 1e6
         taken.append(Event(EVENT_KINDS[<int>record.kind], record.time / 1e6, record.slot, record.status, record.handle,
                            value, data))

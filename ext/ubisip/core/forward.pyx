@@ -17,7 +17,8 @@ from ubisip.core.message cimport (
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
-    ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, FAILOVERS, NO_DESTINATION, SHED_CAPACITY, Proxy,
+    ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, DATAGRAM, FAILOVERS, NO_DESTINATION, SHED_CAPACITY,
+    Proxy,
 )
 from ubisip.core.reply cimport mark_via, response_flow
 from ubisip.core.route cimport RoutePlan, preprocess
@@ -40,6 +41,14 @@ cdef uint32_t put(char* out, uint32_t at, const char* text, uint32_t length) noe
     return at + length
 
 
+cdef void delete_parameter(Proxy* p, const ParsedMessage* m, uint32_t name, Span value) noexcept nogil:
+    """Delete ";name=value", or ";name" alone; *name* is the length of the name."""
+    cdef uint32_t start = value.at - name - 1
+    if m.data[value.at - 1] == 0x3D:
+        start -= 1
+    delete(&p.edits, start, value.at + value.length)
+
+
 cdef void edit_request_uri(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int slot) noexcept nogil:
     """Step 2: the target's host and port take the place of ours; what no Request-URI may carry is left out."""
     cdef Span forbidden
@@ -57,9 +66,9 @@ cdef void edit_request_uri(Proxy* p, const ParsedMessage* m, const RoutePlan* pl
              destination.hostport.length)
     if plan.request_uri.parameters.length:
         if uri_parameter(m.data, &plan.request_uri, b"method", 6, &forbidden):
-            delete(&p.edits, forbidden.at - 8, forbidden.at + forbidden.length)
+            delete_parameter(p, m, 6, forbidden)
         if plan.own_maddr.length:
-            delete(&p.edits, plan.own_maddr.at - 7, plan.own_maddr.at + plan.own_maddr.length)
+            delete_parameter(p, m, 5, plan.own_maddr)
     if plan.request_uri.headers.length:
         delete(&p.edits, plan.request_uri.headers.at, plan.request_uri.headers.at + plan.request_uri.headers.length)
 
@@ -156,6 +165,7 @@ cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8
     vouched.invite = m.method == METHOD_INVITE or m.method == METHOD_ACK or m.method == METHOD_CANCEL
     vouched.response_to = response_flow(m, from_).peer
     branch.attempt = number
+    branch.listener = from_.listener
     branch.destination = p.view.destinations[slot].id if slot >= 0 else 0
     branch.loop = loop_hash(m)
     sign_branch(&p.keys, branch, &vouched)
@@ -214,6 +224,7 @@ cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const Route
     t.slot = <short>slot
     t.flow = hop[0]
     t.call = s.call
+    t.cseq = m.cseq
     t.t1 = <uint32_t>(p.view.destinations[slot].t1 if slot >= 0 else T1)
     t.interval = t.t1
     t.retransmit_at = p.now + t.interval
@@ -236,8 +247,6 @@ cdef void count_attempt(Proxy* p, Transaction* s, Transaction* t) noexcept nogil
         t.flags |= IN_SETUP
         if p.view.record:
             record_call(p, EVENT_SETUP if t.attempt == 0 else EVENT_FAILOVER, t.slot, 0, s)
-    else:
-        p.targets.load[t.slot].attempts += 1
 
 
 cdef void record_call(Proxy* p, int kind, int slot, int status, const Transaction* s) noexcept nogil:
@@ -296,12 +305,13 @@ cdef bint attempt_again(Proxy* p, uint32_t server, int* status) noexcept nogil:
     return True
 
 
-cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_, const RoutePlan* plan, const Flow* hop, int slot) noexcept nogil:
+cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_, const RoutePlan* plan, const Flow* hop, int slot,
+                            uint8_t number) noexcept nogil:
     """An ACK goes on without any state (RFC 3261 section 16.11); the same request always with the same branch."""
     cdef Branch branch
     cdef uint8_t* out = NULL
     cdef uint32_t size
-    make_branch(p, m, from_, 0, slot, &branch)
+    make_branch(p, m, from_, number, slot, &branch)
     size = write_request(p, m, from_, -1, plan, hop, slot, &branch, &out)
     if size:
         outbox_commit(&p.outbox, size, hop)
@@ -417,7 +427,7 @@ cdef void cancel_others(Proxy* p, uint32_t server, uint32_t but) noexcept nogil:
         client = p.transactions.slab[client].sibling
 
 
-cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot) noexcept nogil:
+cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot, uint8_t number) noexcept nogil:
     """A CANCEL whose INVITE another gateway, or this one before it was restarted, sent on.
 
     The branch of that INVITE is a function of what the CANCEL repeats, so the server can match it.
@@ -428,14 +438,13 @@ cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, 
     cdef uint32_t size
     if preprocess(p, m, &plan) != 0:
         return
-    make_branch(p, m, from_, 0, slot, &branch)
+    make_branch(p, m, from_, number, slot, &branch)
     size = write_request(p, m, from_, -1, &plan, hop, slot, &branch, &out)
-    if size == 0:
+    if size == 0 or size > DATAGRAM:
         return
-    # Only our Via goes on: a CANCEL is hop by hop. The copy below is of the spliced request, so it is cut there.
-    memcpy(p.datagram, out, size)
-    memset(p.datagram + size, 0, 64)
-    if not parse_message(&p.stored, p.datagram, size):
+    # Only our Via goes on, for a CANCEL is hop by hop: what was spliced is read again, elsewhere than the outbox's next room.
+    memcpy(p.scratch, out, size)
+    if not parse_message(&p.stored, p.scratch, size):
         return
     out = outbox_reserve(&p.outbox, size + 128)
     if out != NULL:

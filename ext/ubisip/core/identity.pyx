@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a message belongs to: the server transaction of a request (RFC 3261 section 17.2.3), the call of any message."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from ubisip.core.message cimport HEADER_ROUTE, METHOD_ACK, METHOD_INVITE, ParsedMessage, next_header
@@ -52,9 +52,9 @@ cdef uint64_t call_hash(const ParsedMessage* m) noexcept nogil:
     return add(0, m, m.call_id)
 
 
-cdef uint16_t tag_hash(const ParsedMessage* m, Span tag) noexcept nogil:
+cdef uint32_t tag_hash(const ParsedMessage* m, Span tag) noexcept nogil:
     """Of a tag; the same on every gateway: a dialog's token tells its two sides apart by it."""
-    return <uint16_t>add(0, m, tag)
+    return <uint32_t>add(0, m, tag)
 
 
 cdef uint32_t loop_hash(const ParsedMessage* m) noexcept nogil:

@@ -192,6 +192,8 @@ cdef bint read_via(ParsedMessage* m) noexcept nogil:
     if not m.via_sound:
         # An answer can still find its way when at least the sent-by was read.
         m.via_sound = m.via.sent_by.length > 0
+        m.via.value = span_of(m.via.value.at, m.via.sent_by.at + m.via.sent_by.length)
+        m.via.has_rport = m.via.has_received = False
         return fail(m, 400, b"Bad Via", m.headers[index].value)
     return True
 
@@ -212,7 +214,7 @@ cdef bint read_call_id(ParsedMessage* m) noexcept nogil:
         return fail(m, 400, b"Missing Call-ID", m.body)
     m.call_id = header_value(m, index)
     end = m.call_id.at + m.call_id.length
-    if m.call_id.length == 0 or m.headers[index].folded or find_octet(m.data, m.call_id.at, end, 0x20) != end \
+    if m.call_id.length == 0 or find_octet(m.data, m.call_id.at, end, 0x20) != end \
             or find_octet(m.data, m.call_id.at, end, 0x09) != end:
         return fail(m, 400, b"Bad Call-ID", m.call_id.at)
     return True

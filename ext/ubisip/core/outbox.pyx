@@ -5,6 +5,7 @@ from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ubisip.core.address cimport Flow
+from ubisip.core.message cimport SCAN_PADDING
 
 
 cdef bint outbox_open(Outbox* outbox) noexcept nogil:
@@ -25,7 +26,7 @@ cdef void outbox_close(Outbox* outbox) noexcept nogil:
 
 cdef uint8_t* outbox_reserve(Outbox* outbox, uint32_t most) noexcept nogil:
     """Room for a datagram of at most *most* octets; NULL, counted, when the outbox is full."""
-    if outbox.count == OUTBOX_DATAGRAMS or OUTBOX_OCTETS - outbox.used < most:
+    if outbox.count == OUTBOX_DATAGRAMS or OUTBOX_OCTETS - outbox.used < most + SCAN_PADDING:
         outbox.overflow += 1
         return NULL
     return outbox.arena + outbox.used

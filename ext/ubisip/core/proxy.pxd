@@ -42,6 +42,7 @@ cdef enum:
     SHED_OVERLOAD
     SHED_CAPACITY            # every destination at its max_calls or max_cps
     SHED_SOURCE              # a source above limits.source_cps
+    SHED_ROUTES              # Routes to strangers above limits.refusals
     NO_DESTINATION
     BOUND_TRANSACTIONS
     BOUND_MEMORY
@@ -70,7 +71,8 @@ cdef struct Proxy:
     Outbox outbox
     Events events
     Edits edits
-    RateLimit refusals
+    RateLimit refusals       # 403s to strangers
+    RateLimit strange_routes # requests that an explicit Route sends to strangers
     Histogram pdd
     uint64_t counters[COUNTERS]
     uint64_t responses[7]    # by class, sent to the caller's side
@@ -79,4 +81,6 @@ cdef struct Proxy:
     int64_t now
     ParsedMessage message    # the one that came
     ParsedMessage stored     # one that was kept, read again
-    uint8_t datagram[DATAGRAM + 64]
+    uint8_t datagram[DATAGRAM + 64]  # of Engine.receive(), which copies; the worker's lie in its own batch
+    uint8_t scratch[DATAGRAM + 64]
+    int64_t swept            # when calls whose BYE never came were last looked for

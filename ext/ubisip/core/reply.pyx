@@ -18,7 +18,7 @@ from ubisip.core.proxy cimport WRONG_EVENTS, Proxy
 from ubisip.core.span cimport Span, span_of
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport SipHash, siphash_add, siphash_add_number, siphash_end, siphash_init, write_hex
-from ubisip.core.transactions cimport Transaction, keep, release, schedule
+from ubisip.core.transactions cimport OVERDUE, Transaction, keep, release, schedule
 
 cdef enum:
     LARGEST_DATAGRAM = 65507 # by UDP over IPv4
@@ -189,11 +189,23 @@ cdef bint send_response(Proxy* p, uint32_t server, uint8_t* data, uint32_t size,
     return True
 
 
+cdef void answer_later(Proxy* p, uint32_t server, int status) noexcept nogil:
+    """The outbox has no room for a final response: the server transaction's timer tries again."""
+    cdef Transaction* t = &p.transactions.slab[server]
+    t.flags |= OVERDUE
+    if t.best_status == 0:
+        t.best_status = <unsigned short>status
+    t.give_up_at = p.now + T1 // 10
+    schedule(&p.transactions, server)
+
+
 cdef void answer_kept(Proxy* p, uint32_t server, const ParsedMessage* m, int status, const char* reason, const char* extra) noexcept nogil:
     """Answer through the server transaction of the request *m*."""
     cdef Flow from_ = p.transactions.slab[server].flow
     cdef uint8_t* out = outbox_reserve(&p.outbox, room_for(m, reason, extra))
     if out == NULL:
+        if status >= 200:
+            answer_later(p, server, status)
         return
     edits_clear(&p.edits)
     mark_via(m, &from_, &p.edits)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request processing (RFC 3261 sections 16.3 to 16.6, 16.10): from a datagram to a response context."""
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from ubisip.core.address cimport Address, Flow, parse_ip
 from ubisip.core.edits cimport edits_clear
-from ubisip.core.events cimport EVENT_ASK, EVENT_ENDED, emit
+from ubisip.core.events cimport EVENT_ASK, emit
 from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless
 from ubisip.core.headers cimport Via, parse_via
 from ubisip.core.identity cimport call_hash, loop_hash, server_key, tag_hash
@@ -14,13 +14,13 @@ from ubisip.core.machines cimport (
     SERVER_OTHER, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRYING, WRONG, Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_PROXY_REQUIRE, HEADER_RESOURCE_PRIORITY, HEADER_VIA, METHOD_ACK, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE,
+    HEADER_PROXY_REQUIRE, HEADER_RESOURCE_PRIORITY, HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE,
     METHOD_OPTIONS, ParsedMessage, header_value, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_send
 from ubisip.core.proxy cimport (
     BAD_TOKENS, BOUND_MEMORY, BOUND_TRANSACTIONS, CALLS, CANCELS, HOOK_LATE, LOOPS, MALFORMED_DROPPED, NO_DESTINATION,
-    RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_SOURCE, STRANGERS_DROPPED,
+    RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_ROUTES, SHED_SOURCE, STRANGERS_DROPPED,
     STRANGERS_REFUSED, WRONG_EVENTS, Proxy,
 )
 from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, response_flow, retry_after
@@ -30,19 +30,21 @@ from ubisip.core.snapshot cimport (
     SIDE_CARRIER, SIDE_SERVER, find_destination, find_source, is_emergency_number,
 )
 from ubisip.core.span cimport Span, span_of
-from ubisip.core.targets cimport ALL_FULL, allow, call_ended, choose
+from ubisip.core.targets cimport ALL_FULL, allow, choose, has_room
 from ubisip.core.timers cimport LIFETIME, T2, T4, TRYING_100
 from ubisip.core.token cimport Branch, read_branch
 from ubisip.core.transactions cimport (
-    CANCELLED, EMERGENCY_CALL, FIXED, MAX_CAPACITY, NEW_CALL, PARKED, Transaction, create, destroy, find, handle_of, index_of,
-    keep, release, schedule,
+    CANCELLED, EMERGENCY_CALL, FIXED, NEW_CALL, OVERDUE, PARKED, Transaction, create, destroy, find, handle_of, index_of, keep,
+    release, schedule,
 )
-from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL, Uri
+from ubisip.core.uri cimport SCHEME_SIP, SCHEME_TEL
 
 cdef enum:
     MAX_VIAS = 100           # Max-Forwards is 70; a longer stack is only there to be walked
     SHED_AT = 8              # new calls are refused when less than an eighth of the transactions is free
     LARGEST_REQUEST = 64000  # a UDP datagram carries 65,507 octets, and our Via, Record-Route and Routes come in
+    MOST_LINES = 200         # of MAX_HEADERS: ours come in, and what we sent must still be read for its ACK and CANCEL
+    LIKELY = 3               # destinations that a request of a gateway that is gone may have been sent to
     NEW = -1                 # what next_hop() says of a request whose destination is still to be chosen
 
 
@@ -186,6 +188,20 @@ cdef bint is_across(Proxy* p, int peer, int slot) noexcept nogil:
     return slot >= 0 and p.view.destinations[slot].side != p.view.destinations[peer].side
 
 
+cdef bint is_member(Proxy* p, const Flow* hop, int slot) noexcept nogil:
+    """A destination, or an address that may send to us."""
+    return slot >= 0 or find_source(p.view, &hop.peer) >= 0
+
+
+cdef bint follow(Proxy* p) noexcept nogil:
+    """A Route to a stranger without a token is followed, as RFC 3261 asks, but at the rate at which strangers are answered:
+    whoever forges a peer's address has little use of us."""
+    if allow(&p.strange_routes, p.view.refusals, max(1.0, p.view.refusals), p.now):
+        return True
+    p.counters[SHED_ROUTES] += 1
+    return False
+
+
 cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer, Flow* hop, int* slot) noexcept nogil:
     """0: *hop* is where the request must go; NEW: a destination is to be chosen; else the status to answer."""
     cdef Address literal
@@ -193,14 +209,16 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int p
     hop.listener = 0
     slot[0] = -1
     if plan.has_route:
-        return 0 if resolve(p, m, &plan.route_uri, hop, slot) else 502
+        if not resolve(p, m, &plan.route_uri, hop, slot):
+            return 404
+        return 0 if plan.token_state == TOKEN_GOOD or is_member(p, hop, slot[0]) or follow(p) else 403
     if plan.token_state == TOKEN_GOOD:
         return token_hop(p, m, plan, hop, slot)
     if plan.maddr.length:
         return 403  # a foreign maddr is the only target (section 16.5), and no peer of ours is named that way
     if plan.own:
         return NEW
-    if m.to.tag.length and resolve(p, m, &plan.request_uri, hop, slot):
+    if m.to.tag.length and resolve(p, m, &plan.request_uri, hop, slot) and is_member(p, hop, slot[0]):
         return 0
     if parse_ip(m.data, plan.request_uri.host, &literal):
         # A literal of no peer of ours: we are no relay for strangers' addresses.
@@ -212,8 +230,6 @@ cdef const char* hop_reason(int status) noexcept nogil:
     if status == 403:
         return b"Relaying Denied"
     if status == 404:
-        return b"Peer of the Dialog Unknown"
-    if status == 502:
         return b"Next Hop Unknown"
     return b"Bad Route"
 
@@ -232,7 +248,7 @@ cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, c
     if status:
         answer(p, m, from_, status, b"Bad Route", NULL)
         return
-    if m.size > LARGEST_REQUEST:
+    if m.size > LARGEST_REQUEST or m.count > MOST_LINES:
         answer(p, m, from_, 513, b"Message Too Large", NULL)
         return
     status = next_hop(p, m, &plan, peer, &hop, &slot)
@@ -276,6 +292,15 @@ cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) n
     else:
         return True
     p.counters[counter] += 1
+    answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+    return False
+
+
+cdef bint admit_to(Proxy* p, const ParsedMessage* m, const Flow* from_, int slot) noexcept nogil:
+    """A new request for one destination by name: within its max_calls and max_cps; False: it was answered."""
+    if slot < 0 or has_room(&p.targets.load[slot], &p.view.destinations[slot], p.now):
+        return True
+    p.counters[SHED_CAPACITY] += 1
     answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
     return False
 
@@ -327,15 +352,17 @@ cdef void give_up(Proxy* p, uint32_t server, const ParsedMessage* m, int status)
 cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key, const RoutePlan* plan,
                   const Flow* hop, int slot) noexcept nogil:
     """In a dialog, or by an explicit Route: there is one place to go."""
-    cdef uint32_t server = create_server(p, m, from_, peer, key, call_hash(m))
-    cdef int ended
+    cdef bint is_new = m.to.tag.length == 0 and plan.token_state != TOKEN_GOOD
+    cdef uint32_t server
+    if is_new and not is_emergency(p, m) and not (admit(p, m, from_, peer) and admit_to(p, m, from_, slot)):
+        return
+    server = create_server(p, m, from_, peer, key, call_hash(m))
     if server == 0:
         return
     p.transactions.slab[server].flags |= FIXED
-    if m.method == METHOD_BYE:
-        ended = call_ended(&p.targets, p.transactions.slab[server].call)
-        if p.view.record:
-            emit(&p.events, EVENT_ENDED, p.now, ended, 0, 0, 0, m.data + m.call_id.at, m.call_id.length)
+    if is_new and m.method == METHOD_INVITE:
+        p.transactions.slab[server].flags |= NEW_CALL
+        p.counters[CALLS] += 1
     if attempt(p, server, m, plan, hop, slot):
         say_trying(p, server, m)
     else:
@@ -440,7 +467,8 @@ cdef void receive_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, uint3
 cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
     cdef RoutePlan plan
     cdef Flow hop
-    cdef int slot = -1, status
+    cdef uint64_t* tried = [0, 0, 0, 0]
+    cdef int slot = -1, status, number
     if not validate(p, m, from_):
         return
     status = preprocess(p, m, &plan)
@@ -449,24 +477,26 @@ cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int p
     if status:
         return
     status = next_hop(p, m, &plan, peer, &hop, &slot)
-    if status == NEW:
+    if status == 0:
+        forward_stateless(p, m, from_, &plan, &hop, slot, 0)
+    elif status == NEW:
         # The ACK of a 3xx-6xx whose transaction is gone with a gateway: to where its INVITE must have gone.
-        slot = likely_destination(p, m, peer)
-        if slot < 0:
-            return
-        hop.peer = p.view.destinations[slot].address
-        hop.listener = p.view.destinations[slot].listener
-    elif status:
-        return
-    forward_stateless(p, m, from_, &plan, &hop, slot)
+        for number in range(LIKELY):
+            slot = likely_destination(p, m, peer, tried)
+            if slot < 0:
+                return
+            hop.peer = p.view.destinations[slot].address
+            hop.listener = p.view.destinations[slot].listener
+            forward_stateless(p, m, from_, &plan, &hop, slot, <uint8_t>number)
 
 
-cdef int likely_destination(Proxy* p, const ParsedMessage* m, int peer) noexcept nogil:
-    """Where a request of this call was sent by a gateway that is gone: choice is deterministic (DESIGN section 5)."""
-    cdef uint64_t tried[4]
-    tried[0] = tried[1] = tried[2] = tried[3] = 0
-    return choose(&p.targets, p.view, SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER,
-                  call_hash(m), tried, True, p.now)
+cdef int likely_destination(Proxy* p, const ParsedMessage* m, int peer, uint64_t* tried) noexcept nogil:
+    """Where a gateway that is gone sent a request of this call, one attempt after the other: choice is deterministic."""
+    cdef int side = SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
+    cdef int slot = choose(&p.targets, p.view, side, call_hash(m), tried, True, p.now)
+    if slot >= 0:
+        tried[slot >> 6] |= <uint64_t>1 << (slot & 63)
+    return slot
 
 
 cdef void receive_cancel(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
@@ -496,23 +526,28 @@ cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, 
     """Its INVITE went through a gateway that is gone: what that gateway did can be told from the CANCEL itself."""
     cdef RoutePlan plan
     cdef Flow hop
-    cdef int slot = -1, status
+    cdef uint64_t* tried = [0, 0, 0, 0]
+    cdef int slot = -1, status, number
     if not validate(p, m, from_):
         return
     status = preprocess(p, m, &plan)
     if status == 0:
         status = next_hop(p, m, &plan, peer, &hop, &slot)
-    if status == NEW:
-        slot = likely_destination(p, m, peer)
-        if slot >= 0:
-            hop.peer = p.view.destinations[slot].address
-            hop.listener = p.view.destinations[slot].listener
-            status = 0
-    if status:
+    if status != 0 and status != NEW:
         answer(p, m, from_, 481, b"Call/Transaction Does Not Exist", NULL)
         return
     answer(p, m, from_, 200, b"OK", NULL)
-    cancel_restarted(p, m, from_, &hop, slot)
+    if status == 0:
+        cancel_restarted(p, m, from_, &hop, slot, 0)
+        return
+    # A server that never had it answers 481, which concerns nobody.
+    for number in range(LIKELY):
+        slot = likely_destination(p, m, peer, tried)
+        if slot < 0:
+            return
+        hop.peer = p.view.destinations[slot].address
+        hop.listener = p.view.destinations[slot].listener
+        cancel_restarted(p, m, from_, &hop, slot, <uint8_t>number)
 
 
 # --- timers of server transactions
@@ -529,6 +564,10 @@ cdef void server_timer(Proxy* p, uint32_t server) noexcept nogil:
         if t.flags & PARKED:
             p.counters[HOOK_LATE] += 1
             unpark(p, server)
+            return
+        if t.flags & OVERDUE:
+            t.flags &= <uint16_t>~<uint16_t>OVERDUE
+            conclude(p, server)
             return
         answer_transaction(p, server, 100, b"Trying", NULL)  # RFC 4320 section 4.1
     if t.retransmit_at and t.retransmit_at <= p.now:

@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy, memset
 from ubisip.core.address cimport Address, Flow, same_address
 from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert_span, splice
 from ubisip.core.events cimport (
-    EVENT_ANSWERED, EVENT_BUSY, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT, emit,
+    EVENT_ANSWERED, EVENT_BUSY, EVENT_ENDED, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT, emit,
 )
 from ubisip.core.forward cimport (
     KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, has_candidate, leave_setup, record_call,
@@ -20,17 +20,17 @@ from ubisip.core.machines cimport (
     Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_CANCEL, METHOD_INVITE, ParsedMessage, header_value, next_header, parse_message,
+    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, ParsedMessage, header_value, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
     BOUND_CALLS, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT, STATELESS_RESPONSES,
     STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
 )
-from ubisip.core.reply cimport answer_transaction, send_response
+from ubisip.core.reply cimport answer_later, answer_transaction, send_response
 from ubisip.core.snapshot cimport find_source, is_own, listener_for
 from ubisip.core.span cimport Cursor, Span, cursor, span_of, take_number
-from ubisip.core.targets cimport call_answered
+from ubisip.core.targets cimport call_answered, call_ended
 from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
 from ubisip.core.token cimport BRANCH_LENGTH, Branch, Vouched, read_branch, read_hex, verify_branch
 from ubisip.core.uri cimport SCHEME_SIP, Uri
@@ -105,14 +105,13 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, uint8
     return splice(&p.edits, m.data, 0, m.size, out[0])
 
 
-cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* branch, const Flow* from_) noexcept nogil:
+cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* branch) noexcept nogil:
     """A response to an INVITE whose transaction is gone with a gateway goes on if its branch verifies (DESIGN section 5)."""
     cdef Via upstream
     cdef Vouched vouched
     cdef Flow to
     cdef uint8_t* out = NULL
     cdef uint32_t size
-    cdef int listener
     if m.method != METHOD_INVITE:
         p.counters[STRAY_RESPONSES] += 1  # RFC 4320 section 4.2: its client asks again, and so makes the transaction anew
         return
@@ -132,10 +131,9 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
         return
     if m.status == 100:
         return
-    listener = listener_for(p.view, &to.peer, from_.listener)
-    if listener < 0:
+    if branch.listener >= p.view.listener_count:
         return
-    to.listener = <uint8_t>listener
+    to.listener = branch.listener
     to.stream = 0
     size = write_upstream(p, m, m.status, &out)
     if size:
@@ -152,7 +150,7 @@ cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil
     cdef uint64_t key[2]
     if t.flags & (PROBE | OWN_CANCEL):
         return True
-    if not second_via(m, &upstream) or call_hash(m) != t.call:
+    if not second_via(m, &upstream) or call_hash(m) != t.call or m.cseq != t.cseq:
         return False
     if t.server == 0 or not is_rfc3261_branch(m.data, upstream.branch):
         return True
@@ -173,14 +171,17 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)):
         p.counters[STRANGER_RESPONSES] += 1
         return
-    if client and not fits(p, client, m):
+    if client and p.transactions.slab[client].flags & PROBE and \
+            not same_address(&p.transactions.slab[client].flow.peer, &from_.peer):
+        p.counters[STRANGER_RESPONSES] += 1  # a probe is answered by whom it asks, or proves nothing
+    elif client and not fits(p, client, m):
         p.counters[FORGED_RESPONSES] += 1
     elif client:
         client_response(p, client, m)
     elif is_probe:
         p.counters[STRAY_RESPONSES] += 1
     else:
-        forward_stateless(p, m, &branch, from_)
+        forward_stateless(p, m, &branch)
 
 
 # --- one attempt
@@ -234,8 +235,18 @@ cdef void tell_response(Proxy* p, uint32_t client, const ParsedMessage* m) noexc
         answered(p, client, m)
     else:
         leave_setup(p, client)
+        if t.method == METHOD_BYE and not is_challenge(m.status):
+            ended(p, client)
         if t.server:
             final(p, client, m)
+
+
+cdef void ended(Proxy* p, uint32_t client) noexcept nogil:
+    """A BYE got its answer, or never will: the call is over."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef int slot = call_ended(&p.targets, t.call)
+    if p.view.record and t.server:
+        record_call(p, EVENT_ENDED, slot, 0, &p.transactions.slab[t.server])
 
 
 cdef void provisional(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
@@ -451,6 +462,8 @@ cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
         if out != NULL:
             memcpy(out, s.best.data, size)
             send_response(p, server, out, size, 500 if status == 503 else status)
+        else:
+            answer_later(p, server, status)
     elif s.flags & CANCELLED:
         answer_transaction(p, server, 487, b"Request Terminated", NULL)
     elif status == 503 or status == 500:
@@ -499,6 +512,8 @@ cdef void silent(Proxy* p, uint32_t client) noexcept nogil:
     """No response at all in first_response_timeout: the next destination is tried, this one no longer waited for."""
     cdef Transaction* t = &p.transactions.slab[client]
     cdef int why = 0, slot = t.slot
+    if t.status > 100:
+        return
     p.counters[SILENT] += 1
     emit(&p.events, EVENT_SILENT, p.now, slot, 0, 0, 0, NULL, 0)
     if t.server == 0 or not has_candidate(p, t.server):
@@ -523,8 +538,9 @@ cdef void expired(Proxy* p, uint32_t client) noexcept nogil:
         # Timer C (section 16.8): cancel, and give the 487 its time.
         t.expire_at = p.now + LIFETIME
         send_cancel(p, client)
-        schedule(&p.transactions, client)
-        return
+        if t.flags & CANCEL_SENT:
+            schedule(&p.transactions, client)
+            return
     end_client(p, client, TIMER_TIMEOUT, 408)
 
 
@@ -550,6 +566,8 @@ cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexc
             if status == 503:
                 emit(&p.events, EVENT_REFUSED, p.now, slot, 0, 0, 0, NULL, 0)
     leave_setup(p, client)
+    if t.method == METHOD_BYE and cell.actions & DO_TELL:
+        ended(p, client)
     destroy(&p.transactions, client)
     if cell.actions & DO_TELL and server and not abandoned:
         attempt_failed(p, server, status, slot, True)
@@ -582,19 +600,13 @@ cdef void transport_failed(Proxy* p, const uint8_t* data, uint32_t size, const A
 
 
 cdef void leave_destination(Proxy* p, int slot) noexcept nogil:
-    """A destination went down: attempts it has answered with no more than a 100 go on elsewhere at once."""
+    """A destination went down: attempts it has answered with no more than a 100 go on elsewhere, by their timers."""
     cdef uint32_t client
     cdef Transaction* t
-    cdef int why = 0
     for client in range(1, p.transactions.high + 1):
         t = &p.transactions.slab[client]
         if t.key[1] != KEY_INVITE or t.slot != slot or t.state > PROCEEDING or t.status > 100 or t.server == 0:
             continue
-        if t.flags & (ABANDONED | WANT_CANCEL) or not has_candidate(p, t.server):
-            continue
-        t.flags |= ABANDONED | WANT_CANCEL
-        t.retransmit_at = t.give_up_at = 0
-        schedule(&p.transactions, client)
-        leave_setup(p, client)
-        if attempt_again(p, t.server, &why):
-            p.targets.load[slot].failovers += 1
+        if t.flags & (ABANDONED | WANT_CANCEL) == 0:
+            t.give_up_at = p.now
+            schedule(&p.transactions, client)

@@ -16,6 +16,7 @@ cdef enum TokenState:
 
 
 cdef enum:
+    MAX_OWN_ROUTES = 8       # a double Record-Route takes two; each costs a MAC
     MAX_ROUTES = 64          # Max-Forwards is 70: a longer route set leads nowhere
 
 

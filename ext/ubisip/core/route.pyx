@@ -86,7 +86,11 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
     memset(plan, 0, sizeof(RoutePlan))
     if not collect(m, plan) or not take_request_uri(p, m, plan):
         return 400
+    if plan.token_state == TOKEN_BAD:
+        return 403
     while plan.first < plan.end:
+        if plan.first == MAX_OWN_ROUTES:
+            return 400
         if not read_route(m, plan.routes[plan.first], &text, &uri):
             return 400
         state = check_token(p, m, &uri, &token)
@@ -97,13 +101,16 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
             plan.route_uri = uri
             plan.loose = uri_parameter(m.data, &uri, b"lr", 2, &unused)
             break
-        if state == TOKEN_BAD or plan.token_state == TOKEN_NONE:
+        if state == TOKEN_BAD:
+            plan.token_state = TOKEN_BAD
+            return 403
+        if plan.token_state == TOKEN_NONE:
             plan.token_state = state
             plan.token = token
         plan.first += 1
     read_maddr(p, m, plan)
     plan.own = is_own(p.view, m.data, &plan.request_uri)
-    return 403 if plan.token_state == TOKEN_BAD else 0
+    return 0
 
 
 cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, int* slot) noexcept nogil:

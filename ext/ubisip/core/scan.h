@@ -88,28 +88,37 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
   TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body,   \
                          int *count) {                                                                                  \
     int n = 0;                                                                                                          \
-    uint32_t line = at, block = at;                                                                                     \
+    uint32_t line = at, block = at, carry = 0;                                                                          \
     uint32_t feeds = block < size ? MASK(data + block, '\n') : 0;                                                       \
+    uint32_t returns = block < size ? MASK(data + block, '\r') : 0;                                                     \
     *count = 0;                                                                                                         \
     for (;;) {                                                                                                          \
       while (!feeds) {                                                                                                  \
+        if (carry | (returns & 0x7fffffff)) { *body = line; return SCAN_BAD_LINE; }                                     \
+        carry = returns >> 31;                                                                                          \
         block += 32;                                                                                                    \
         if (block >= size) { *body = line; return SCAN_NO_END; }                                                        \
         feeds = MASK(data + block, '\n');                                                                               \
+        returns = MASK(data + block, '\r');                                                                             \
       }                                                                                                                 \
-      uint32_t feed = block + (uint32_t)__builtin_ctz(feeds);                                                           \
+      uint32_t bit = (uint32_t)__builtin_ctz(feeds), feed = block + bit;                                                \
       feeds &= feeds - 1;                                                                                               \
       if (feed >= size) { *body = line; return SCAN_NO_END; }                                                           \
-      if (feed == line || data[feed - 1] != '\r') { *body = line; return SCAN_BAD_LINE; }                               \
-      if (feed == line + 1) { *body = feed + 1; return n; }                                                             \
+      /* Since the last line end there was one CR, right before this LF: no bare CR, no bare LF. */                     \
+      uint32_t before = returns & ((1u << bit) - 1);                                                                    \
+      if (bit ? carry || before != 1u << (bit - 1) : !carry) { *body = line; return SCAN_BAD_LINE; }                    \
+      returns ^= before;                                                                                                \
+      carry = 0;                                                                                                        \
       uint8_t first = data[line];                                                                                       \
       if (first == ' ' || first == '\t') {                                                                              \
         if (!n) { *body = line; return SCAN_BAD_LINE; }                                                                 \
         out[n - 1].folded = 1;                                                                                          \
-        scan_close(data, &out[n - 1], feed + 1);                                                                        \
-        line = feed + 1;                                                                                                \
+        out[n - 1].end = line = feed + 1;                                                                               \
         continue;                                                                                                       \
       }                                                                                                                 \
+      /* A folded field is closed once, behind its last line: closing it at each would be quadratic. */                 \
+      if (n && out[n - 1].folded) scan_close(data, &out[n - 1], out[n - 1].end);                                        \
+      if (feed == line + 1) { *body = feed + 1; return n; }                                                             \
       if (n == most) { *body = line; return SCAN_TOO_MANY; }                                                            \
       uint32_t colons = MASK(data + line, ':'), colon;                                                                  \
       if (colons) {                                                                                                     \

@@ -2,7 +2,7 @@
 """Destination sets and how one is chosen (DESIGN section 6); the load on each, and the calls behind it."""
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Side
+from ubisip.core.snapshot cimport DESTINATIONS, Destination, PlatformView, Side
 
 cdef enum:
     NOBODY = -1              # no destination is left to try
@@ -50,6 +50,7 @@ cdef void targets_close(Targets* targets) noexcept nogil
 cdef bint allow(RateLimit* limit, double rate, double burst, int64_t now) noexcept nogil
 cdef int choose(Targets* targets, const PlatformView* view, int side, uint64_t call, const uint64_t* tried, bint unlimited,
                 int64_t now) noexcept nogil
+cdef bint has_room(const Load* load, const Destination* destination, int64_t now) noexcept nogil
 cdef bint may_take(Targets* targets, const PlatformView* view, int slot) noexcept nogil
 cdef void take_call(Targets* targets, const PlatformView* view, int slot, int64_t now) noexcept nogil
 cdef bint call_answered(Targets* targets, uint64_t call, int slot, int64_t now) noexcept nogil

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keyed MACs: the branch of our Via and the token of our Record-Route (DESIGN section 5)."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ubisip.core.address cimport Address
 from ubisip.core.span cimport Span
 
 cdef enum:
     MAX_KEYS = 4             # one that signs, three that may still verify while the ring is rolled
-    BRANCH_LENGTH = 42       # "z9hG4bK" "u" attempt(2) destination(8) loop(8) mac(16)
-    TOKEN_LENGTH = 40        # caller(8) callee(8) tag(4) listeners(2+2) mac(16)
+    BRANCH_LENGTH = 43       # "z9hG4bK" "u" listener(1) attempt(2) destination(8) loop(8) mac(16)
+    TOKEN_LENGTH = 44        # caller(8) callee(8) tag(8) listeners(2+2) mac(16)
 
 
 cdef struct KeyRing:
@@ -24,6 +24,7 @@ cdef struct SipHash:
 
 cdef struct Branch:
     uint8_t attempt          # which try of the request this is
+    uint8_t listener         # the request came to it: a response leaves from there (RFC 3581 section 4)
     uint32_t destination     # id of the destination; 0: none of the platform
     uint32_t loop            # what a request must differ in to be a spiral and no loop (RFC 5393 section 4.2)
     uint64_t mac
@@ -43,7 +44,7 @@ cdef struct Vouched:         # what the MAC of a branch vouches for: all of it c
 cdef struct Token:
     uint32_t caller          # id of the peer the dialog was set up from; 0: none of the platform
     uint32_t callee
-    uint16_t tag             # hash of the caller's From tag: tells which way a request goes
+    uint32_t tag             # hash of the caller's From tag: tells which way a request goes
     uint8_t caller_listener
     uint8_t callee_listener
 

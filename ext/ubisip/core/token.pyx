@@ -3,7 +3,7 @@
 
 SipHash-2-4 (Aumasson, Bernstein 2012) with 64-bit tags: made for short messages, and a guess costs a datagram.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from ubisip.core.address cimport Address
@@ -104,7 +104,7 @@ cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept
 cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const Vouched* v) noexcept nogil:
     cdef SipHash h
     siphash_init(&h, key)
-    siphash_add_number(&h, <uint64_t>0x42 << 56 | <uint64_t>branch.attempt << 32 | branch.destination)
+    siphash_add_number(&h, <uint64_t>0x42 << 56 | <uint64_t>branch.listener << 40 | <uint64_t>branch.attempt << 32 | branch.destination)
     siphash_add_number(&h, <uint64_t>branch.loop << 32 | v.cseq)
     siphash_add(&h, v.response_to.ip, 16)
     siphash_add_number(&h, <uint64_t>(v.invite != 0) << 16 | v.response_to.port)
@@ -137,10 +137,9 @@ cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const Vouched
 
 cdef void write_branch(const Branch* branch, char* out) noexcept nogil:
     memcpy(out, b"z9hG4bKu", 8)
-    write_hex(branch.attempt, 2, out + 8)
-    write_hex(branch.destination, 8, out + 10)
-    write_hex(branch.loop, 8, out + 18)
-    write_hex(branch.mac, 16, out + 26)
+    write_hex(<uint64_t>branch.listener << 8 | branch.attempt, 3, out + 8)
+    write_hex(<uint64_t>branch.destination << 32 | branch.loop, 16, out + 11)
+    write_hex(branch.mac, 16, out + 27)
 
 
 cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogil:
@@ -151,22 +150,21 @@ cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogi
         return False
     if memcmp(at, b"z9hG4bKu", 8) != 0:
         return False
-    if not read_hex(at + 8, 2, &value):
+    if not read_hex(at + 8, 3, &value):
         return False
     out.attempt = <uint8_t>value
-    if not read_hex(at + 10, 8, &value):
+    out.listener = <uint8_t>(value >> 8)
+    if not read_hex(at + 11, 16, &value):
         return False
-    out.destination = <uint32_t>value
-    if not read_hex(at + 18, 8, &value):
-        return False
+    out.destination = <uint32_t>(value >> 32)
     out.loop = <uint32_t>value
-    return read_hex(at + 26, 16, &out.mac)
+    return read_hex(at + 27, 16, &out.mac)
 
 
 cdef uint64_t token_mac(const uint64_t* key, const Token* token, const uint8_t* data, Span call_id) noexcept nogil:
     cdef SipHash h
     siphash_init(&h, key)
-    siphash_add_number(&h, <uint64_t>0x52 << 56 | <uint64_t>token.tag << 32 | <uint64_t>token.caller_listener << 8
+    siphash_add_number(&h, <uint64_t>0x52 << 56 | <uint64_t>token.tag << 16 | <uint64_t>token.caller_listener << 8
                        | token.callee_listener)
     siphash_add_number(&h, <uint64_t>token.caller << 32 | token.callee)
     siphash_add(&h, data + call_id.at, call_id.length)
@@ -175,29 +173,25 @@ cdef uint64_t token_mac(const uint64_t* key, const Token* token, const uint8_t* 
 
 cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id, char* out) noexcept nogil:
     """The u parameter of our Record-Route: all that in-dialog routing needs, good for this Call-ID only."""
-    write_hex(token.caller, 8, out)
-    write_hex(token.callee, 8, out + 8)
-    write_hex(token.tag, 4, out + 16)
-    write_hex(token.caller_listener, 2, out + 20)
-    write_hex(token.callee_listener, 2, out + 22)
-    write_hex(token_mac(keys.key[0], token, data, call_id), 16, out + 24)
+    write_hex(<uint64_t>token.caller << 32 | token.callee, 16, out)
+    write_hex(<uint64_t>token.tag << 16 | <uint64_t>token.caller_listener << 8 | token.callee_listener, 12, out + 16)
+    write_hex(token_mac(keys.key[0], token, data, call_id), 16, out + 28)
 
 
 cdef bint read_token(const KeyRing* keys, const uint8_t* data, Span text, Span call_id, Token* out) noexcept nogil:
     """False when the token is not one that a gateway with one of our keys made for this Call-ID."""
-    cdef uint64_t caller = 0, callee = 0, tag = 0, first = 0, second = 0, mac = 0
+    cdef uint64_t peers = 0, rest = 0, mac = 0
     cdef const uint8_t* at = data + text.at
     cdef int i
     if text.length != TOKEN_LENGTH:
         return False
-    if not (read_hex(at, 8, &caller) and read_hex(at + 8, 8, &callee) and read_hex(at + 16, 4, &tag)
-            and read_hex(at + 20, 2, &first) and read_hex(at + 22, 2, &second) and read_hex(at + 24, 16, &mac)):
+    if not (read_hex(at, 16, &peers) and read_hex(at + 16, 12, &rest) and read_hex(at + 28, 16, &mac)):
         return False
-    out.caller = <uint32_t>caller
-    out.callee = <uint32_t>callee
-    out.tag = <uint16_t>tag
-    out.caller_listener = <uint8_t>first
-    out.callee_listener = <uint8_t>second
+    out.caller = <uint32_t>(peers >> 32)
+    out.callee = <uint32_t>peers
+    out.tag = <uint32_t>(rest >> 16)
+    out.caller_listener = <uint8_t>(rest >> 8)
+    out.callee_listener = <uint8_t>rest
     for i in range(keys.count):
         if token_mac(keys.key[i], out, data, call_id) == mac:
             return True

@@ -8,6 +8,7 @@ from ubisip.core.timers cimport Wheel
 
 cdef enum:
     BUFFER_CLASSES = 6
+    SMALL_CLASSES = 4        # pooled; larger buffers are taken and given back one by one, so none is hoarded
     MAX_CAPACITY = 1 << 20   # a handle gives 20 bits to the index
 
 cdef enum Flag:
@@ -25,6 +26,7 @@ cdef enum Flag:
     OWN_CANCEL = 512         # it is a CANCEL of ours
     PROBE = 1024             # an OPTIONS of ours
     IN_SETUP = 2048          # counted in its destination's load
+    OVERDUE = 4096           # server: its final response found no room in the outbox; it is tried again
 
 
 cdef struct Buffer:
@@ -66,6 +68,7 @@ cdef struct Transaction:
     int64_t give_up_at       # first_response_timeout; the 100 of RFC 4320; a hook's deadline
     int64_t created
     uint64_t call            # hash of the Call-ID
+    uint32_t cseq            # client: the CSeq number sent
     uint64_t tried[4]        # server: destinations tried, a bit each
     Flow flow                # server: where responses go; client: where the request went
     Buffer* request          # server: as received; client: as sent (later: the ACK)

@@ -18,22 +18,37 @@ cdef struct Chunk:
     uint64_t unused              # keeps the buffers behind it aligned
 
 
+cdef uint64_t buffer_size(uint32_t kind) noexcept nogil:
+    return (sizeof(Buffer) + CLASS_SIZES[kind] + SCAN_PADDING + 15) & ~<uint64_t>15
+
+
+cdef Buffer* take_large(Pool* pool, uint32_t kind) noexcept nogil:
+    cdef uint64_t each = buffer_size(kind)
+    cdef Buffer* buffer
+    if pool.memory + each > pool.most:
+        return NULL
+    buffer = <Buffer*>malloc(each)
+    if buffer != NULL:
+        buffer.kind = kind
+        pool.memory += each
+    return buffer
+
+
 cdef Buffer* grow(Pool* pool, uint32_t kind) noexcept nogil:
     """Take memory for more buffers of a class; NULL: the bound is reached, or there is none."""
-    cdef uint64_t each = sizeof(Buffer) + CLASS_SIZES[kind] + SCAN_PADDING
-    cdef uint32_t count = CHUNK if kind < 4 else 1, i
+    cdef uint64_t each = buffer_size(kind)
+    cdef uint32_t i
     cdef Chunk* chunk
     cdef Buffer* buffer
-    each = (each + 15) & ~<uint64_t>15
-    if pool.memory + each * count > pool.most:
+    if pool.memory + each * CHUNK > pool.most:
         return NULL
-    chunk = <Chunk*>malloc(sizeof(Chunk) + each * count)
+    chunk = <Chunk*>malloc(sizeof(Chunk) + each * CHUNK)
     if chunk == NULL:
         return NULL
     chunk.next = <Chunk*>pool.chunks
     pool.chunks = chunk
-    pool.memory += each * count
-    for i in range(count):
+    pool.memory += each * CHUNK
+    for i in range(CHUNK):
         buffer = <Buffer*>(<uint8_t*>chunk + sizeof(Chunk) + i * each)
         buffer.kind = kind
         buffer.next = pool.spare[kind]
@@ -49,12 +64,16 @@ cdef Buffer* keep(Pool* pool, const uint8_t* data, uint32_t size) noexcept nogil
         kind += 1
         if kind == BUFFER_CLASSES:
             return NULL
-    buffer = pool.spare[kind]
-    if buffer == NULL:
-        buffer = grow(pool, kind)
+    if kind >= SMALL_CLASSES:
+        buffer = take_large(pool, kind)
+    else:
+        buffer = pool.spare[kind]
         if buffer == NULL:
-            return NULL
-    pool.spare[kind] = buffer.next
+            buffer = grow(pool, kind)
+        if buffer != NULL:
+            pool.spare[kind] = buffer.next
+    if buffer == NULL:
+        return NULL
     pool.out += 1
     buffer.size = size
     memcpy(buffer.data, data, size)
@@ -62,11 +81,16 @@ cdef Buffer* keep(Pool* pool, const uint8_t* data, uint32_t size) noexcept nogil
 
 
 cdef void release(Pool* pool, Buffer** buffer) noexcept nogil:
-    if buffer[0] != NULL:
+    if buffer[0] == NULL:
+        return
+    if buffer[0].kind >= SMALL_CLASSES:
+        pool.memory -= buffer_size(buffer[0].kind)
+        free(buffer[0])
+    else:
         buffer[0].next = pool.spare[buffer[0].kind]
         pool.spare[buffer[0].kind] = buffer[0]
-        buffer[0] = NULL
-        pool.out -= 1
+    buffer[0] = NULL
+    pool.out -= 1
 
 
 cdef void* zeroed(uint64_t octets) noexcept nogil:
@@ -91,6 +115,12 @@ cdef bint transactions_open(Transactions* table, uint32_t capacity, int64_t now)
 cdef void transactions_close(Transactions* table) noexcept nogil:
     cdef Chunk* chunk = <Chunk*>table.pool.chunks
     cdef Chunk* next
+    cdef uint32_t index
+    if table.slab != NULL:
+        for index in range(1, table.high + 1):
+            release(&table.pool, &table.slab[index].request)
+            release(&table.pool, &table.slab[index].response)
+            release(&table.pool, &table.slab[index].best)
     while chunk != NULL:
         next = chunk.next
         free(chunk)

@@ -17,7 +17,7 @@ from ubisip.core.engine cimport (
     engine_transport_error, open_proxy, proxy_statistics, set_key_ring,
 )
 from ubisip.core.events cimport take_events
-from ubisip.core.outbox cimport Outgoing, outbox_clear
+from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
 from ubisip.core.proxy cimport DATAGRAM, Proxy
 from ubisip.core.snapshot cimport DESTINATIONS, LISTENERS, PlatformView, Snapshot
 
@@ -298,6 +298,8 @@ cdef class Worker:
             self.open_letter(letter, now)
             free(letter.data)
             letter.data = NULL
+            if outbox_nearly_full(&self.proxy.outbox):
+                self.send_all()
             store_release(&self.box_head, self.box_head + 1)
 
     cdef void open_letter(self, const Letter* letter, int64_t now) noexcept nogil:
