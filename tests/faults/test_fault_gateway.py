@@ -7,16 +7,13 @@ import asyncio
 import time
 
 import pytest
+from crowd import crowd, start
 from lives import LIVES, live
 from phones import Exchange, exchange
-from processes import Gateway, Place, until
+from processes import Place, until
 
 from ubisip.core.message import Message
-from ubisip.lab.nexthops import NextHops
 from ubisip.lab.party import Behaviour
-from ubisip.lab.sbc import Sbc
-from ubisip.lab.server import Server
-from ubisip.lab.tally import Tally
 
 AWAY = 0.3
 """Seconds between the death of the gateway and its new start, which takes as long again."""
@@ -27,12 +24,6 @@ def populate(place: Place, phones: Exchange) -> None:
     phones.phone("sbc1", place.carrier())
     for number in (1, 2, 3):
         phones.phone(f"tel{number}", place.server(number))
-
-
-async def start(gateway: Gateway) -> None:
-    """Start it while the phones of the test go on."""
-    gateway.launch()
-    await until(lambda: gateway.ready, f"{gateway.name} to be ready")
 
 
 @pytest.mark.parametrize("caller", ["sbc1", "tel2"])
@@ -68,37 +59,22 @@ async def test_no_call_notices_that_its_gateway_died_and_came_back(
 async def test_no_call_is_lost_when_a_gateway_is_killed_under_load(place: Place, record: dict[str, float]) -> None:
     """Calls of every age at 50 a second, in both directions."""
     place.write(servers=6, carriers=2)
-    tally, hops = Tally(), NextHops([place.gateway()])
     behaviour = Behaviour(ring=(0.05, 2.0), hold=(0.5, 3.0), hangs_up=0.4, reinvites=0.4)
     gateway = place.new_gateway()
-    carriers = [Sbc(f"sbc{n}", place.carrier(n), tally, hops, behaviour=behaviour, seed=n) for n in (1, 2)]
-    servers = [Server(f"tel{n}", place.server(n), tally, hops, behaviour=behaviour, seed=n) for n in range(1, 7)]
-    parties = [*carriers, *servers]
-    try:
-        for party in parties:
-            party.open()
+    with crowd(place, behaviour=behaviour) as people:
         await start(gateway)
-        for party, rate in zip(parties, [20.0] * 2 + [10 / 6] * 6, strict=True):
-            party.start_calls(rate, ["+33155500001"])
-        await until(lambda: tally.placed >= 150, "three seconds of calls")
+        people.start_calls(40, outgoing=10)
+        await people.placed(150)
         gateway.kill()
-        in_setup = sum(not call.answered for call in tally.calls.values())
-        established = len(tally.calls) - in_setup
+        ages = [call.answered for call in people.tally.calls.values()]
         await asyncio.sleep(AWAY)
         await start(gateway)
-        await until(lambda: tally.placed >= 300, "three more seconds of calls")
-        for party in parties:
-            party.stop_calls()
-        await until(lambda: not tally.calls, "all calls to end", 60)
-        record |= {"calls": tally.placed, "lost": len(tally.lost), "failed": tally.failed, "twice": len(tally.twice)}
-        record |= {"in set-up then": in_setup, "established then": established}
-        assert (tally.lost, tally.failed, tally.twice) == ({}, 0, {})
-        assert tally.ended == tally.placed
-        assert in_setup > 10 and established > 10
-    finally:
-        for party in parties:
-            party.close()
-            party.forget()
+        await people.placed(300)
+        await people.finish()
+        record |= people.figures() | {"in set-up then": ages.count(False), "established then": ages.count(True)}
+        assert (people.tally.lost, people.tally.failed, people.tally.twice) == ({}, 0, {})
+        assert people.tally.ended == people.tally.placed
+        assert ages.count(True) > 10 and ages.count(False) > 10
 
 
 MARK = b"X-Forged: "
