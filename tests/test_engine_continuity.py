@@ -170,7 +170,11 @@ def test_a_cancel_after_the_restart_reaches_the_ringing_server(wire: Wire) -> No
     assert seen.branch == leg.branch
     assert seen.via == leg.via
     assert seen.uri == leg.uri
-    assert sum(bool(tel.requests("CANCEL")) for tel in wire.tels) == 1
+    elsewhere = [packet for tel in wire.tels if tel is not holder for packet in tel.inbox]
+    assert {packet.method for packet in elsewhere} <= {"CANCEL"}  # it may have been tried there after a failover
+    assert leg.branch not in {packet.branch for packet in elsewhere}
+    for packet in elsewhere:
+        wire.agent(*packet.address).reply(packet, 481)
     holder.reply(seen, 200)
     holder.reply(leg, 487)
     wire.run(0.1)
