@@ -224,3 +224,15 @@ def test_a_forking_server_makes_two_dialogs_that_both_work(wire: Wire) -> None:
     for bye in byes:
         wire.tel().reply(bye, 200)
     assert wire.engine.statistics()["calls"] == 0
+
+
+@pytest.mark.parametrize("value", ["abc", "e6ff903f06adb3e329d70d6e00003751469d01290261", ""])
+def test_a_parameter_like_ours_in_somebody_elses_route_is_their_business(wire: Wire, value: str) -> None:
+    """Another platform stands behind the next proxy: its token is nothing to us."""
+    hop = wire.agent("127.0.4.1")
+    call = establish(wire)
+    theirs = f"<sip:127.0.4.1:5060;lr;u={value}>"
+    wire.sbc.send(call.by_caller("BYE", headers=[("Route", theirs)]))
+    assert hop.got("BYE").values("Route") == [theirs]
+    wire.sbc.send(wire.request("MESSAGE", "sip:bob@far.example", headers=[("Route", theirs)]))
+    assert hop.got("MESSAGE").values("Route") == [theirs]
