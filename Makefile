@@ -7,6 +7,7 @@ EXT := $(wildcard ext/ubisip/core/*.pyx ext/ubisip/core/*.pxd ext/ubisip/core/*.
 DEBUG_TREE := build/debug
 DEBUG_TESTS ?= tests
 FUZZ_SECONDS ?= 600
+JOBS := $(shell nproc)
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -25,11 +26,11 @@ $(VENV)/.python:
 # Without build isolation: the Cython that builds now is the one that rebuilds in seconds afterwards.
 $(VENV)/.installed: $(VENV)/.python pyproject.toml setup.py
 	$(PIP) "setuptools>=77" "cython>=3.1,<4"
-	$(PIP) --no-build-isolation -e .
+	UBISIP_CORE=later $(PIP) --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.core: $(VENV)/.installed $(EXT)
-	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python setup.py -q build_ext --inplace --parallel $(JOBS)
 	touch $@
 
 # The extras of the package as it is installed; nothing is built again.
@@ -64,7 +65,7 @@ test-debug: $(VENV)/.extra-test ## The tests on a debug build of the core, in a 
 	mkdir -p $(DEBUG_TREE)
 	tar --exclude='*.so' --exclude=__pycache__ -cf - setup.py pyproject.toml README.md LICENSE ext ubisip tests examples \
 		| tar -xf - -C $(DEBUG_TREE)
-	cd $(DEBUG_TREE) && UBISIP_DEBUG=1 ../../$(BIN)/python setup.py -q build_ext --inplace
+	cd $(DEBUG_TREE) && UBISIP_DEBUG=1 ../../$(BIN)/python setup.py -q build_ext --inplace --parallel $(JOBS)
 	cd $(DEBUG_TREE) && UBISIP_DEBUG=1 ../../$(BIN)/python -m pytest -q -p no:cacheprovider $(DEBUG_TESTS)
 
 .PHONY: bench

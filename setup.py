@@ -7,7 +7,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("UBISIP_DEBUG") == "1"  # bounds checks and assertions, for the debug build of the tests
-SOURCES = sorted(Path("ext/ubisip/core").glob("*.pyx"))
+LATER = os.environ.get("UBISIP_CORE") == "later"  # the Makefile compiles it in place, which is quick the second time
+SOURCES = [] if LATER else sorted(Path("ext/ubisip/core").glob("*.pyx"))
 
 setup(
     ext_modules=cythonize(
