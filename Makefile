@@ -74,8 +74,8 @@ bench: build $(VENV)/.extra-bench ## Side by side with Kamailio and a bare relay
 	$(BIN)/python -m bench
 
 .PHONY: fuzz
-fuzz: build $(VENV)/.extra-test ## Every fuzz target for FUZZ_SECONDS (600) each
-	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+fuzz: build $(VENV)/.extra-fuzz ## Every fuzz target for FUZZ_SECONDS (600) each
+	$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 .PHONY: wheel
 wheel: $(VENV)/.python ## A wheel in dist/
