@@ -399,7 +399,7 @@ class Place:
         command += ["-i", host, "-p", str(port), "-s", number, "-r", f"{rate:g}", "-m", str(calls), "-l", "20000"]
         command += ["-d", str(int(hold * 1000)), "-timeout", str(limit), "-trace_stat", "-stf", "stat.csv", "-fd", "1"]
         command += ["-trace_rtt", "-rtt_freq", "1", "-trace_logs", "-log_file", "calls.log", *QUIET]
-        sipp = Sipp(self, f"caller-{host}-{number.strip('+')}", command)
+        sipp = Sipp(self, f"{len(self._children)}-caller-{host}", command)
         self._children.append(sipp.child)
         return sipp
 

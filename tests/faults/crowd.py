@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,9 @@ class Telephony(Card, Server):
 class Crowd:
     """*carriers* and *servers* of a place, each counted in one tally."""
 
-    def __init__(self, place: Place, carriers: int, servers: int, behaviour: Behaviour, loss: float) -> None:
+    def __init__(
+        self, place: Place, carriers: int, servers: Sequence[type[Telephony]], behaviour: Behaviour, loss: float
+    ) -> None:
         self.tally = Tally()
         hops = NextHops([place.gateway()])
 
@@ -87,7 +89,7 @@ class Crowd:
             named(Carrier, f"sbc{number}", place.carrier(number), number) for number in range(1, carriers + 1)
         ]
         self.servers: list[Telephony] = [
-            named(Telephony, f"tel{number}", place.server(number), number) for number in range(1, servers + 1)
+            named(kind, f"tel{number}", place.server(number), number) for number, kind in enumerate(servers, 1)
         ]
 
     @property
@@ -124,7 +126,12 @@ class Crowd:
 
 @contextmanager
 def crowd(
-    place: Place, *, carriers: int = 2, servers: int = 6, behaviour: Behaviour | None = None, loss: float = 0.0
+    place: Place,
+    *,
+    carriers: int = 2,
+    servers: Sequence[type[Telephony]] = (Telephony,) * 6,
+    behaviour: Behaviour | None = None,
+    loss: float = 0.0,
 ) -> Iterator[Crowd]:
     """Everybody listens; all sockets are closed at the end."""
     one = Crowd(place, carriers, servers, behaviour or Behaviour(), loss)

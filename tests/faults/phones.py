@@ -37,6 +37,12 @@ class Phone(UserAgent):
     def on_invite(self, transaction: ServerTransaction) -> None:
         self._exchange.arrived[transaction.request.call_id].append((self, transaction))
 
+    async def pick_up(self, transaction: ServerTransaction) -> bool:
+        """Answer a call that came; whether the ACK came as well."""
+        dialog = Dialog.callee(transaction.request, transaction.to_tag)
+        self.dialogs[dialog.call_id, dialog.local_tag] = dialog
+        return await self.accept(transaction, dialog)
+
     def receive(self, data: bytes, source: Address) -> None:
         self.heard.append(data)
         super().receive(data, source)
@@ -105,7 +111,6 @@ class Leg:
         self._call = exchange.tally.place(call_id)
         self._invitation = Invitation(caller, NextHops(self.hops), exchange.tally, self._call, number)
         self._outcome = asyncio.create_task(self._invitation.run(self.hops, RINGS_FOR))
-        self.callee_dialog: Dialog | None = None
 
     # The caller's side
 
@@ -155,9 +160,7 @@ class Leg:
         self.transaction.respond(status)
 
     def answer(self) -> None:
-        self.callee_dialog = Dialog.callee(self.invite, self.transaction.to_tag)
-        self.callee.dialogs[self.call_id, self.callee_dialog.local_tag] = self.callee_dialog
-        self.acknowledged = asyncio.create_task(self.callee.accept(self.transaction, self.callee_dialog))
+        self.acknowledged = asyncio.create_task(self.callee.pick_up(self.transaction))
 
     # Both
 
@@ -182,8 +185,7 @@ class Leg:
     def _ends(self, by_caller: bool) -> tuple[Phone, Dialog]:
         if by_caller:
             return self.caller, self.caller_dialog()
-        assert self.callee_dialog is not None
-        return self.callee, self.callee_dialog
+        return self.callee, self.callee.dialogs[self.call_id, self.transaction.to_tag]
 
     async def bye(self, *, by_caller: bool = True) -> None:
         """Hang up; it must be answered with 200, and the other side must know."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import time
 
-from crowd import crowd, start
+from crowd import Telephony, crowd, start
 from processes import Place, until
 
 from ubisip.lab.party import Behaviour
@@ -56,7 +56,7 @@ async def test_sighup_drops_nothing(place: Place, record: dict[str, float]) -> N
     place.write(servers=[{"site": "PA2"}] * 2, carriers=2)
     gateway = place.new_gateway()
     behaviour = Behaviour(ring=(0.1, 0.5), hold=(0.2, 1.0), hangs_up=0.3, reinvites=0.2)
-    with crowd(place, servers=3, behaviour=behaviour) as people:
+    with crowd(place, servers=[Telephony] * 3, behaviour=behaviour) as people:
         await start(gateway)
         first = gateway.platform()["configuration"]
         people.start_calls(80)
