@@ -226,7 +226,7 @@ ARROWS: dict[str, dict[tuple[str, str], Arrow]] = {
         ("Completed", "Terminated"): ((), (408, 392), "start"),
     },
 }
-"""Of every arrow between two states: the corners on its way, the place of its text, and which end of the text that is."""
+"""Of every arrow between two states: the corners on its way, where its text stands, which end of the text that is."""
 
 
 def picture(machine: str) -> str:
