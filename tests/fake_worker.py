@@ -105,6 +105,10 @@ class FakeWorker:
         self.answering: Callable[[int], tuple[int, float] | None] = lambda destination: (200, 0.001)
         self.running = False
         self.full = False
+        self.received: list[tuple[bytes, int, tuple[str, int], int]] = []
+        """Messages that came over streams: data, stream, peer, listener."""
+        self.stream_failures: list[tuple[bytes, tuple[str, int]]] = []
+        self._letters: list[tuple[bytes, tuple[str, int], int, int]] = []
         self._news: list[Event] = []
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         FakeWorker.made.append(self)
@@ -151,6 +155,24 @@ class FakeWorker:
         answer = self.answering(destination)
         if answer is not None:
             self.hear("probe", destination, status=answer[0], value=answer[1], handle=handle)
+
+    def receive_stream(self, data: bytes, stream: int, peer: tuple[str, int], listener: int) -> None:
+        self._check_mailbox()
+        self.received.append((data, stream, peer, listener))
+
+    def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
+        self._check_mailbox()
+        self.stream_failures.append((data, address))
+
+    def send_stream(self, data: bytes, address: tuple[str, int], listener: int = 0, stream: int = 0) -> None:
+        """Let the core want to send a message over a stream."""
+        self._letters.append((data, address, listener, stream))
+        if self.running:
+            os.eventfd_write(self._eventfd, 1)
+
+    def stream_messages(self) -> list[tuple[bytes, tuple[str, int], int, int]]:
+        letters, self._letters = self._letters, []
+        return letters
 
     def statistics(self) -> dict[str, Any]:
         return self.counters | {"alive": time.monotonic() if self.alive is None else self.alive}

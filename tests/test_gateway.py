@@ -153,7 +153,7 @@ async def test_a_missing_key_ring_is_told_with_the_command_that_makes_one(tmp_pa
 async def test_a_listener_that_is_not_served_is_a_mistake(tmp_path: Path, port: int, listener: str) -> None:
     path = write_platform(tmp_path, port=port)
     path.write_text(path.read_text().replace("listen = [", f'listen = ["{listener}:127.0.9.11:5061", '))
-    with pytest.raises(ConfigError, match=r"gateways\[0\]\.listen\[0\]: expected a udp: listener"):
+    with pytest.raises(ConfigError, match=r"gateways\[0\]\.listen\[0\]: expected a udp: or tcp: listener"):
         gateway_of(path)
 
 
@@ -168,14 +168,19 @@ async def test_what_this_version_does_not_serve_is_warned_of_once(
     ]
 
 
-async def test_a_tcp_listener_is_passed_over_with_a_warning(
-    path: Path, port: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_destination_that_cannot_be_reached_is_a_mistake(path: Path) -> None:
+    text = path.read_text().replace("listen = [", 'listen = ["tls:127.0.9.11:5061", ')
+    path.write_text(text.replace("127.0.9.51:5071", "127.0.9.51:5071;transport=tls"))
+    with pytest.raises(ConfigError, match=r"servers\[1\]\.uri: expected a URI reached over udp or tcp"):
+        gateway_of(path)
+
+
+async def test_a_tcp_listener_may_share_the_port_of_a_udp_one(path: Path, port: int) -> None:
     path.write_text(path.read_text().replace("listen = [", f'listen = ["tcp:127.0.9.11:{port}", '))
     async with gateway_of(path) as gateway:
-        assert gateway.status()["listeners"] == [f"udp:127.0.9.11:{port}"]
+        assert gateway.status()["listeners"] == [f"tcp:127.0.9.11:{port}", f"udp:127.0.9.11:{port}"]
         assert [one is None for one in worker().sockets] == [True, False]
-    assert f"tcp:127.0.9.11:{port} is not served" in caplog.text
+        socket.create_connection(("127.0.9.11", port)).close()
 
 
 # Health

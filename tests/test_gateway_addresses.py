@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from typing import Any
 
@@ -41,6 +42,12 @@ def test_a_probe_names_the_listener_that_calls_leave_from(
     address: str, listener: str, listen: list[Endpoint], advertise: str, origin: str
 ) -> None:
     assert origin_of(peer(address, listener), address, listen, advertise) == (origin, "udp")
+
+
+def test_a_probe_over_a_stream_names_a_listener_of_streams() -> None:
+    listen = [INSIDE, Endpoint("tcp", "192.0.2.5", 5070), Endpoint("tcp", "10.1.0.5", 5062)]
+    target = dataclasses.replace(peer("10.1.0.9"), endpoint=Endpoint("tcp", "10.1.0.9", 5060))
+    assert origin_of(target, "10.1.0.9", listen, "") == ("10.1.0.5:5062", "tcp")
 
 
 class Resolver:

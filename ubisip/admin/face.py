@@ -34,7 +34,10 @@ class GatewayFace(Protocol):
         """The worker's counters: see ``ubisip.core.engine.Engine.statistics``."""
 
     def own_statistics(self) -> Mapping[str, Mapping[str, int]]:
-        """Counters of the control thread: ``hook_failures``, ``hook_answers``, ``events_lost``, ``control_errors``."""
+        """Counters of the control thread: ``hook_failures``, ``hook_answers``, ``events_lost``, ``control_errors``.
+
+        Where there are stream listeners, also ``connections`` (open now, by side) and ``streams`` (by event).
+        """
 
     def switch(self, name: str, state: Switch, who: str) -> None:
         """Set the switch of a destination.

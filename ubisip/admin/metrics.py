@@ -50,7 +50,9 @@ class GatewayCollector(Collector):
         yield from _traffic(statistics)
         yield from _counted(statistics["counters"])
         yield from _destinations(status["destinations"])
-        yield from _own(self._gateway.own_statistics(), statistics["counters"].get("events_lost", 0))
+        own = self._gateway.own_statistics()
+        yield from _own(own, statistics["counters"].get("events_lost", 0))
+        yield from _streams(own)
         yield _worker_silence(self._gateway.silent_for())
 
 
@@ -158,6 +160,21 @@ def _own(own: Mapping[str, Mapping[str, int]], lost_in_ring: int) -> Iterator[Me
         if name == "events_lost":
             family.add_metric(["ring"], lost_in_ring)
         yield family
+
+
+def _streams(own: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """Connections of stream transports; without any such listener, none."""
+    connections = GaugeMetricFamily(
+        "ubisip_stream_connections", "Connections open now, by who opened them.", labels=["side"]
+    )
+    for side, number in own.get("connections", {}).items():
+        connections.add_metric([side], number)
+    events = CounterMetricFamily(
+        "ubisip_streams", "What happened on stream connections, bounds reached included.", labels=["event"]
+    )
+    for event, number in own.get("streams", {}).items():
+        events.add_metric([event], number)
+    yield from (connections, events)
 
 
 def _worker_silence(seconds: float) -> Metric:

@@ -30,8 +30,7 @@ class Addresses:
     async def refresh(self, peers: Iterable[Peer], listen: Sequence[Endpoint]) -> None:
         """Look up the names of *peers*, all at once; only addresses that a listener's family reaches are taken."""
         named = {peer.name: peer.endpoint for peer in peers if not is_address(peer.endpoint.host)}
-        families = {socket.AF_INET6 if ":" in one.host else socket.AF_INET for one in listen}
-        found = await asyncio.gather(*(self._look_up(endpoint, families) for endpoint in named.values()))
+        found = await asyncio.gather(*(self._look_up(one, _families(one, listen)) for one in named.values()))
         latest = dict(zip(named, found, strict=True))
         kept = {name: address or self.known.get(name) for name, address in latest.items()}
         self.known = {name: address for name, address in kept.items() if address}
@@ -48,6 +47,12 @@ class Addresses:
         return next((str(row[4][0]) for row in rows if row[0] in families), None)
 
 
+def _families(endpoint: Endpoint, listen: Sequence[Endpoint]) -> set[socket.AddressFamily]:
+    """In which of them a listener reaches *endpoint*."""
+    fitting = (one for one in listen if one.transport == endpoint.transport)
+    return {socket.AF_INET6 if ":" in one.host else socket.AF_INET for one in fitting}
+
+
 def is_address(host: str) -> bool:
     """*host* is an address, not a name."""
     try:
@@ -60,10 +65,12 @@ def is_address(host: str) -> bool:
 def origin_of(peer: Peer, address: str, listen: Sequence[Endpoint], advertise: str) -> tuple[str, str]:
     """``host:port`` and transport that a request to *peer* at *address* names in its Via, as the core does for calls.
 
-    The listener that the peer names, else of the address's family the one that shares most leading octets with it.
+    The listener that the peer names, else of its transport and the address's family the one that shares most leading
+    octets with it.
     """
     target = ipaddress.ip_address(address).packed
-    fitting = [one for one in listen if one.transport == "udp" and len(_packed(one)) == len(target)]
+    transport = peer.endpoint.transport
+    fitting = [one for one in listen if one.transport == transport and len(_packed(one)) == len(target)]
     chosen = next((one for one in listen if str(one) == peer.listener), None)
     if chosen is None:
         chosen = max(fitting, key=lambda one: _shared(_packed(one), target), default=listen[0])

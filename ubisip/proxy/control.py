@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from ubisip.core.engine import Event
@@ -26,6 +26,7 @@ from ubisip.proxy.hooks import Asking, NewCall
 from ubisip.proxy.logs import Brake
 from ubisip.proxy.node import Node
 from ubisip.proxy.telling import call_event
+from ubisip.transport.tcp import Letter, Streams
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Carrying(Protocol):
     def swap(self, snapshot: Snapshot) -> None: ...
     def decide(self, handle: int, destination: int) -> None: ...
     def probe(self, destination: int, data: bytes, handle: int, timeout: float) -> None: ...
+    def stream_messages(self) -> Sequence[Letter]: ...
     def statistics(self) -> dict[str, Any]: ...
 
 
@@ -66,6 +68,7 @@ class Control:
         self._subscribers = subscribers
         self._addresses = addresses
         self._worker: Carrying | None = None
+        self._streams: Streams | None = None
         self._in_core: tuple[Any, ...] = ()
         self._successes: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,10 +127,10 @@ class Control:
 
     # Life
 
-    def start(self, worker: Carrying) -> None:
-        """Begin to listen to *worker*, which runs already by ``snapshot()``."""
-        self._worker = worker
-        asyncio.get_running_loop().add_reader(worker.fileno(), self._guarded, "events", self._turn)
+    def start(self, worker: Carrying, streams: Streams | None = None) -> None:
+        """Begin to listen to *worker*, which runs already by ``snapshot()``; *streams* take what it sends over them."""
+        self._worker, self._streams = worker, streams
+        asyncio.get_running_loop().add_reader(worker.fileno(), self._wake)
         self._spawn(self._ticks())
         self._spawn(self._look_up())
 
@@ -152,6 +155,7 @@ class Control:
             await asyncio.sleep(TICK)
             self.monitor.lag(max(0.0, loop.time() - due), time.monotonic())
             self._guarded("tick", self._tick)
+            self._guarded("streams", self._send_streams)  # the turn took the worker's call for both
 
     async def _look_up(self) -> None:
         while True:
@@ -185,6 +189,15 @@ class Control:
         return True
 
     # One turn
+
+    def _wake(self) -> None:
+        """The worker has urgent news, or messages for streams: these leave whatever else fails."""
+        self._guarded("events", self._turn)
+        self._guarded("streams", self._send_streams)
+
+    def _send_streams(self) -> None:
+        if self._worker is not None and self._streams is not None:
+            self._streams.send(self._worker.stream_messages())
 
     def _turn(self) -> None:
         """Hear the worker's news; it wakes us for urgent ones only."""

@@ -25,11 +25,12 @@ from ubisip.proxy.addresses import Addresses
 from ubisip.proxy.control import Control
 from ubisip.proxy.events import Draining, Reloaded, Subscribers, Subscription, SwitchChanged
 from ubisip.proxy.hooks import Asking, Hook
-from ubisip.proxy.node import SERVED, Node, node_of, warn
-from ubisip.proxy.sockets import open_listeners
+from ubisip.proxy.node import Node, node_of, warn
+from ubisip.proxy.sockets import open_listeners, open_stream_listeners
 from ubisip.proxy.status import status_of
 from ubisip.store.audit import AuditLog
 from ubisip.store.record import read_record, write_record
+from ubisip.transport.tcp import Streams
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Gateway:
         self._control.check(self._node)
         self._audit = AuditLog(Path(config.platform.state_dir) / "audit.log", node)
         self._worker: Worker | None = None
+        self._streams: Streams | None = None
         self._admin: Admin | None = None
         self._open = contextlib.AsyncExitStack()
         self._started_at = time.monotonic()
@@ -82,7 +84,7 @@ class Gateway:
     @property
     def listeners(self) -> Sequence[Endpoint]:
         """Where it hears SIP."""
-        return [one for one in self._node.gateway.listen if one.transport == SERVED]
+        return self._node.gateway.listen
 
     @property
     def state(self) -> str:
@@ -114,6 +116,7 @@ class Gateway:
         node, config = self._node, self._node.config
         sockets = open_listeners(node.gateway.listen)
         opened.callback(_close, sockets)
+        streams = self._open_streams(opened)
         warn(node)
         self._recall()
         with contextlib.suppress(TimeoutError):  # meanwhile the sockets keep what comes
@@ -121,17 +124,37 @@ class Gateway:
                 await self._addresses.refresh(node.peers.values(), node.gateway.listen)
         snapshot = self._control.snapshot(time.monotonic())
         self._worker = Worker(sockets, snapshot, node.keys, coalesce=config.routing.coalesce / 1000)
+        opened.callback(self._send_last)
         self._worker.start()
         opened.callback(self._worker.stop)
-        self._control.start(self._worker)
+        self._control.start(self._worker, streams)
         opened.push_async_callback(self._control.stop)
+        if streams is not None:
+            await streams.start(self._worker)
+            opened.callback(streams.stop_listening)
         if node.gateway.admin is not None:
             self._admin = Admin(self, node.token)
             await self._admin.start(node.gateway.admin)
             opened.push_async_callback(self._admin.stop)
 
+    def _open_streams(self, opened: contextlib.AsyncExitStack) -> Streams | None:
+        """Hold the addresses of the stream listeners, if there are any."""
+        listen = self._node.gateway.listen
+        sockets = open_stream_listeners(listen)
+        if not sockets:
+            return None
+        opened.callback(_close, list(sockets.values()))
+        self._streams = Streams(listen, sockets)
+        opened.push_async_callback(self._streams.close)
+        return self._streams
+
+    def _send_last(self) -> None:
+        """What the worker left for streams when it stopped."""
+        if self._streams is not None and self._worker is not None:
+            self._streams.send(self._worker.stream_messages())
+
     def _stopped(self) -> None:
-        self._state, self._worker, self._admin = "stopped", None, None
+        self._state, self._worker, self._streams, self._admin = "stopped", None, None, None
         self._subscribers.close()
 
     async def drain(self, limit: float = DRAIN_LIMIT) -> int:
@@ -241,8 +264,10 @@ class Gateway:
         return self._running().statistics()
 
     def own_statistics(self) -> Mapping[str, Mapping[str, int]]:
-        """What the control thread counts: hooks' failures and answers, events lost by subscribers, its own faults."""
+        """What the control thread counts: hooks' failures and answers, events lost, its own faults, streams."""
+        streams = {} if self._streams is None else self._streams.statistics()
         return {
+            **streams,
             "hook_failures": self._asking.failures,
             "hook_answers": self._asking.answers,
             "events_lost": {"subscription": self._subscribers.lost},

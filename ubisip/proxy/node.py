@@ -20,9 +20,8 @@ from ubisip.platform import GatewayNode, Peer
 
 log = logging.getLogger(__name__)
 
-SERVED = "udp"
-PLANNED = "tcp"
-"""Accepted in ``listen`` already and passed over with a warning; tls, ws and wss are refused."""
+SERVED = ("udp", "tcp")
+"""Transports of this version; tls, ws and wss are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,6 @@ def warn(node: Node) -> None:
     wanted = [name for name, present in sections if present]
     if wanted:
         log.warning("this version does not serve %s yet: no registrations, no other tiers", " and ".join(wanted))
-    for endpoint in gateway.listen:
-        if endpoint.transport == PLANNED:
-            log.warning("%s is not served: this version listens on udp only", endpoint)
     admin = gateway.admin
     if admin is not None and not node.token and not ipaddress.ip_address(admin.host).is_loopback:
         log.warning("HTTP on %s answers loopback peers only, as no admin_token_file is configured", admin)
@@ -79,18 +75,16 @@ def warn(node: Node) -> None:
 def _unserved_listeners(config: Config, gateway: GatewayNode) -> Iterator[Mistake]:
     place = f"gateways[{config.gateways.index(gateway)}].listen"
     for number, endpoint in enumerate(gateway.listen):
-        if endpoint.transport not in (SERVED, PLANNED):
-            expected = "a udp: listener (others are not served yet)"
+        if endpoint.transport not in SERVED:
+            expected = "a udp: or tcp: listener (others are not served yet)"
             yield Mistake(0, f"{place}[{number}]", expected, str(endpoint), config.path)
-    if not any(endpoint.transport == SERVED for endpoint in gateway.listen):
-        yield Mistake(0, place, "at least one udp: listener", ", ".join(map(str, gateway.listen)), config.path)
 
 
 def _unserved_peers(config: Config) -> Iterator[Mistake]:
     for place, peers in (("carriers", config.carriers), ("servers", config.servers)):
         for number, peer in enumerate(peers):
-            if peer.endpoint.transport != SERVED:
-                expected = "a URI reached over udp (others are not served yet)"
+            if peer.endpoint.transport not in SERVED:
+                expected = "a URI reached over udp or tcp (others are not served yet)"
                 yield Mistake(0, f"{place}[{number}].uri", expected, peer.uri, config.path)
 
 

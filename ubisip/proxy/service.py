@@ -15,6 +15,7 @@ from ubisip.config import Config
 from ubisip.errors import ConfigError, UsageError
 from ubisip.proxy.gateway import Gateway
 from ubisip.proxy.notify import notify, notify_reloading
+from ubisip.proxy.sockets import allow_connections
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def run(path: str, name: str) -> int:
     except UsageError as error:
         print(error, file=sys.stderr)
         return MISTAKES
+    allow_connections()
     try:
         uvloop.run(serve(gateway))
     except ConfigError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from ubisip.core.snapshot import Slots
 from ubisip.health.monitor import Monitor
 from ubisip.platform import Peer
-from ubisip.proxy.node import SERVED, Node
+from ubisip.proxy.node import Node
 from ubisip.version import VERSION
 
 COUNTED = ("calls", "setup", "attempts", "answered", "failed", "failovers")
@@ -36,7 +36,7 @@ def status_of(
         "state": facts["state"],
         "panic": sorted(kind.value for kind in facts["panic"]),
         "doubt": monitor.abstains(now),
-        "listeners": [str(endpoint) for endpoint in gateway.listen if endpoint.transport == SERVED],
+        "listeners": [str(endpoint) for endpoint in gateway.listen],
         "sites": list(config.sites),
         "gateways": [
             {"name": one.name, "site": one.site, "listen": [str(endpoint) for endpoint in one.listen]}

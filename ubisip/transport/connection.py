@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection of a stream transport: octets become messages, messages octets; who misuses it is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections import Counter, deque
+from typing import Protocol
+
+from ubisip.transport.framing import Framer, FramingError
+
+Address = tuple[str, int]
+
+PATIENCE = 30.0
+"""Seconds to the first message after an accept, to the end of a message once it began, and that octets of ours may wait
+for a peer that does not read: whoever holds connections without using them gives way to those who do."""
+IDLE = 3600.0
+"""Seconds without an octet either way, after which a connection has no use: phones register anew within an hour."""
+UNSENT = 1024 * 1024
+"""Octets that may wait to be sent on one connection: some 1,000 messages. More is a peer that does not read."""
+UNANSWERED = 256
+"""Requests remembered, the newest of them, in case that the connection breaks: the core has answers to the others."""
+QUOTED = 1_500
+"""Octets of such a request that are kept: its top Via, which says which attempt it was, is among the first."""
+RETRY = 0.01
+"""Seconds until a message that found the core's mailbox full is handed over again; meanwhile nothing is read."""
+PROBES = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+"""A peer whose machine is gone is noticed on an idle connection after 90 s."""
+ACKNOWLEDGED = 10_000
+"""Milliseconds within which a peer acknowledges what we sent, else the connection is broken: by itself the system would
+try for a quarter of an hour, and a machine that was started again would get nothing until then."""
+
+
+class Table(Protocol):
+    """Where a connection belongs: it is numbered, found again and counted there."""
+
+    counters: Counter[str]
+
+    def enter(self, connection: Connection) -> bool:
+        """Admit a connection that is established; False: it has no room."""
+
+    def leave(self, connection: Connection) -> None:
+        """Give out a connection no more; told once at least when it ends."""
+
+    def hold(self, octets: int) -> bool:
+        """Octets more (or less) wait for the rest of their messages; False: it is too much in all."""
+
+    def receive(self, message: bytes, connection: Connection) -> bool:
+        """Hand a message to the core; False: there is no room, try again."""
+
+    def failed(self, request: bytes, connection: Connection) -> None:
+        """Tell the core that a request, of which at least the beginning is given, may not have arrived."""
+
+
+class Connection(asyncio.Protocol):
+    """Number *number*, of listener number *listener*; *peer* is its other end if we open it, else learnt at the accept.
+
+    What is sent before it is established waits.
+    """
+
+    def __init__(self, table: Table, number: int, listener: int, peer: Address | None = None) -> None:
+        self.number = number
+        self.listener = listener
+        self.opened = peer is not None
+        """We opened it ourselves."""
+        self.peer: Address = peer or ("", 0)
+        self._table = table
+        self._transport: asyncio.Transport | None = None
+        self._framer = Framer()
+        self._waiting: list[bytes] = []
+        self._unanswered: deque[bytes] = deque(maxlen=UNANSWERED)
+        self._held: bytes | None = None
+        self._counted = 0
+        self._closed = False
+        self._began = self._last = time.monotonic()
+        self._heard = self.opened
+        self._stalled: float | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Messages can be given to it."""
+        return not self._closed and (self._transport is None or not self._transport.is_closing())
+
+    @property
+    def unsent(self) -> int:
+        """Octets given to it that the system has not taken yet."""
+        if self._transport is None:
+            return sum(map(len, self._waiting))
+        return self._transport.get_write_buffer_size()
+
+    # The event loop's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        if peer is None or self._closed:  # it went as soon as it came, or we stop
+            transport.abort()
+            return
+        if not self.opened:
+            self.peer = (peer[0], peer[1])
+        if not self._table.enter(self):
+            self.abort()
+            return
+        _tune(transport.get_extra_info("socket"))
+        waiting, self._waiting = self._waiting, []
+        for data in waiting:
+            self._write(data)
+
+    def data_received(self, data: bytes) -> None:
+        self._last = time.monotonic()
+        if self._closed:
+            return
+        if not len(self._framer):
+            self._began = self._last
+        self._framer.feed(data)
+        self._deliver()
+
+    def pause_writing(self) -> None:
+        """The peer does not read: neither do we, so that it cannot make us keep answers to all it sends."""
+        self._stalled = time.monotonic()
+        self._pace()
+
+    def resume_writing(self) -> None:
+        self._stalled, self._began = None, time.monotonic()
+        self._pace()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end()
+
+    # The table's side
+
+    def send(self, data: bytes) -> None:
+        """Send one message, at once or when the connection is established."""
+        if self._transport is None:
+            self._waiting.append(data)
+        else:
+            self._write(data)
+        if self.unsent > UNSENT:
+            self.abort("unsent")
+
+    def overdue(self, now: float) -> str:
+        """Why the connection must be closed at *now*; empty: it may stay."""
+        if self._stalled is not None and now - self._stalled > PATIENCE:
+            return "unsent"
+        if self._held is None and len(self._framer) and now - self._began > PATIENCE:
+            return "incomplete"
+        if not self._heard and now - self._began > PATIENCE:
+            return "silent"
+        return "idle" if now - self._last > IDLE else ""
+
+    def abort(self, cause: str = "") -> None:
+        """Close it now; a *cause* is counted."""
+        if cause and not self._closed:
+            self._table.counters[f"closed_{cause}"] += 1
+        if self._transport is not None:
+            self._transport.abort()
+        self.end()
+
+    def end(self) -> None:
+        """It is over: requests that are on their way perhaps will not arrive."""
+        if self._closed:
+            return
+        self._closed = True
+        self._table.leave(self)
+        self._table.hold(-self._counted)
+        for data in (*self._unanswered, *self._waiting):
+            if is_request(data):
+                self._table.failed(data, self)
+
+    # Between both
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._last = time.monotonic()
+        if is_request(data):
+            self._unanswered.append(data[:QUOTED])
+        self._table.counters["messages_sent"] += 1
+        self._transport.write(data)
+
+    def _deliver(self) -> None:
+        """Hand over what is whole, in order, and answer keep-alives (RFC 5626 section 4.4.1)."""
+        try:
+            while (message := self._held or self._framer.take()) is not None and not self._closed:
+                self._held = None if self._table.receive(message, self) else message
+                if self._held is not None:
+                    asyncio.get_running_loop().call_later(RETRY, self._retry)
+                    break
+                self._heard, self._began = True, time.monotonic()
+        except FramingError as error:
+            self.abort(error.fault.value)
+            return
+        self._pong()
+        self._account()
+        self._pace()
+
+    def _retry(self) -> None:
+        if not self._closed:
+            self._deliver()
+
+    def _pong(self) -> None:
+        pings, self._framer.pings = self._framer.pings, 0
+        if pings and self._transport is not None:
+            self._table.counters["keep_alives"] += pings
+            self._transport.write(b"\r\n" * pings)
+
+    def _account(self) -> None:
+        """Tell the table how much this connection holds now."""
+        change = 0 if self._closed else len(self._framer) - self._counted
+        self._counted += change
+        if change and not self._table.hold(change):
+            self.abort("memory")
+
+    def _pace(self) -> None:
+        """Read only while what was read finds its way."""
+        if self._transport is None:
+            return
+        if self._held is None and self._stalled is None:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+
+def is_request(data: bytes) -> bool:
+    """Whether the message *data* is a request."""
+    return not data.startswith(b"SIP/2.0 ")
+
+
+def _tune(connection: socket.socket) -> None:
+    """No delay for small messages, and notice peers that are gone."""
+    with contextlib.suppress(OSError):  # it may be gone already: the loop will tell
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in PROBES:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ACKNOWLEDGED)
