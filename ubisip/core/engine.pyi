@@ -11,6 +11,8 @@ class Datagram(NamedTuple):
     address: tuple[str, int]
     listener: int
     """Index in the gateway's ``listen``: the socket it leaves from."""
+    stream: int = 0
+    """Number of the connection it goes over; 0: it is a datagram; 2**31 - 1: any connection to the address."""
 
 class Event(NamedTuple):
     """Something the control thread may want to know; see EVENT_KINDS."""
@@ -41,8 +43,8 @@ class Engine:
     """
 
     def __init__(self, snapshot: Snapshot, keys: Sequence[bytes]) -> None: ...
-    def receive(self, data: bytes, source: tuple[str, int], listener: int, now: float) -> None:
-        """Take one datagram that came from *source* to listener number *listener*."""
+    def receive(self, data: bytes, source: tuple[str, int], listener: int, now: float, stream: int = 0) -> None:
+        """Take one datagram that came from *source* to listener number *listener*, or one message of connection *stream*."""
     def advance(self, now: float) -> None:
         """Fire every timer due at *now*."""
     def next_timer(self) -> float | None:
@@ -60,7 +62,10 @@ class Engine:
         False: the call is no longer parked.
         """
     def probe(self, destination: int, data: bytes, handle: int, timeout: float, now: float) -> None:
-        """Send the complete request *data* (its top Via branch unique) to a destination; an event tells the result."""
+        """Send the complete request *data* to a destination; an event tells the result.
+
+        The branch of its top Via is ``z9hG4bKp`` and 16 lower-case hex digits, another for each probe.
+        """
     def events(self) -> list[Event]:
         """The events since the last call."""
     def statistics(self) -> dict[str, Any]:

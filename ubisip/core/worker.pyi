@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ubisip.core.engine import Event
+from ubisip.core.events import StreamMessage as StreamMessage
 from ubisip.core.snapshot import Snapshot
 
 class Worker:
@@ -26,6 +27,15 @@ class Worker:
     def set_keys(self, keys: Sequence[bytes]) -> None: ...
     def decide(self, handle: int, destination: int) -> None: ...
     def probe(self, destination: int, data: bytes, handle: int, timeout: float) -> None: ...
+    def receive_stream(self, data: bytes, stream: int, peer: tuple[str, int], listener: int) -> None:
+        """One whole message that came over connection number *stream* (1 to 2**31 - 2) from *peer*.
+
+        :raises BufferError: the mailbox is full.
+        """
+    def stream_messages(self) -> list[StreamMessage]:
+        """The messages to send over connections, oldest first; fileno() is readable when some wait."""
+    def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
+        """A request from stream_messages() could not be sent to *address*: its attempt has failed."""
     def statistics(self) -> dict[str, Any]:
         """As Engine.statistics(), plus ``worker``: ``{"batches": n, "received": n, "sent": n, "send_errors": n,
         "busy": seconds}`` and ``alive``: the monotonic time of the worker's last turn (it turns at least once a second)."""

@@ -5,6 +5,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from ubisip.core.span cimport Span
 
 
+cdef enum:
+    ANY_STREAM = 0x7FFFFFFF
+
+
 cdef struct Address:
     uint8_t ip[16]
     uint16_t port        # host order
@@ -13,7 +17,7 @@ cdef struct Address:
 cdef struct Flow:
     Address peer         # where a datagram came from or goes to
     uint8_t listener     # index of our listener, so an answer leaves from where the request came to
-    uint32_t stream      # connection of a stream transport; 0: a datagram
+    uint32_t stream      # number of a stream transport's connection; 0: a datagram; ANY_STREAM: whichever leads there
 
 
 cdef bint same_address(const Address* a, const Address* b) noexcept nogil

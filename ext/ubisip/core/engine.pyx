@@ -21,7 +21,7 @@ from ubisip.core.forward cimport KEY_PROBE
 from ubisip.core.reply cimport answer
 from ubisip.core.request cimport decide, receive_request, server_timer
 from ubisip.core.response cimport client_timer, leave_destination, receive_response, transport_failed
-from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_source
+from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_peer, set_hop
 from ubisip.core.targets cimport forget_old_calls, targets_close, targets_open
 from ubisip.core.timers cimport TICK_BITS, wheel_next, wheel_pop
 from ubisip.core.token cimport MAX_KEYS, read_hex
@@ -51,6 +51,7 @@ class Datagram(NamedTuple):
     data: bytes
     address: tuple
     listener: int
+    stream: int = 0
 
 
 # --- what the worker calls
@@ -72,7 +73,7 @@ cdef bint is_keep_alive(const uint8_t* data, uint32_t size) noexcept nogil:
 cdef void refuse_malformed(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
     """The answer that a fault calls for; responses, ACKs, and what shows no way back are dropped."""
     if not m.is_request or m.method == METHOD_ACK or not m.via_sound or m.start_end == 0 or \
-            find_source(p.view, &from_.peer) < 0:
+            find_peer(p.view, from_) < 0:
         p.counters[MALFORMED_DROPPED] += 1
         return
     p.counters[MALFORMED_REQUESTS] += 1
@@ -153,11 +154,10 @@ cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, i
     t.method = METHOD_OPTIONS
     t.call = <uint64_t>handle
     t.slot = <short>slot
-    t.flow.peer = p.view.destinations[slot].address
-    t.flow.listener = p.view.destinations[slot].listener
+    set_hop(p.view, slot, &t.flow)
     t.request = keep(&p.transactions.pool, data, size)
     t.t1 = t.interval = <uint32_t>p.view.destinations[slot].t1
-    t.retransmit_at = now + t.interval
+    t.retransmit_at = now + t.interval if t.flow.stream == 0 else 0
     t.expire_at = now + timeout
     outbox_send(&p.outbox, data, size, &t.flow)
     schedule(&p.transactions, index)
@@ -198,7 +198,7 @@ cdef Proxy* open_proxy(Snapshot snapshot, keys, int64_t now) except NULL:
     p.view = snapshot.view
     memcpy(p.secret, <const char*>secret, 16)
     if not (transactions_open(&p.transactions, snapshot.view.max_transactions, now)
-            and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox) and events_open(&p.events)):
+            and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox) and events_open(&p.events) and events_open(&p.streams)):
         close_proxy(p)
         raise MemoryError
     p.transactions.pool.most = snapshot.view.max_memory
@@ -216,6 +216,7 @@ cdef void close_proxy(Proxy* p) noexcept:
         targets_close(&p.targets)
         outbox_close(&p.outbox)
         events_close(&p.events)
+        events_close(&p.streams)
         free(p)
 
 
@@ -238,6 +239,7 @@ cdef dict proxy_statistics(Proxy* p):
     counters = {COUNTER_NAMES[i]: p.counters[i] for i in range(COUNTERS)}
     counters["outbox_overflow"] = p.outbox.overflow
     counters["events_lost"] = p.events.lost
+    counters["stream_messages_lost"] = p.streams.lost
     return {
         "counters": counters,
         "responses": {f"{i}xx": p.responses[i] for i in range(1, 7)},
@@ -264,7 +266,7 @@ cdef class Engine:
     def __dealloc__(self):
         close_proxy(self.proxy)
 
-    def receive(self, bytes data not None, tuple source not None, int listener, double now):
+    def receive(self, bytes data not None, tuple source not None, int listener, double now, uint32_t stream=0):
         cdef Flow flow
         cdef uint32_t size = <uint32_t>len(data)
         if size >= DATAGRAM:
@@ -273,6 +275,7 @@ cdef class Engine:
         if not address_from_text(source[0], source[1], &flow.peer):
             raise ValueError(f"{source[0]} is no address")
         flow.listener = <uint8_t>listener
+        flow.stream = stream
         memcpy(self.proxy.datagram, <const char*>data, size)
         memset(self.proxy.datagram + size, 0, 64)
         with nogil:
@@ -292,7 +295,8 @@ cdef class Engine:
         cdef uint32_t i
         taken = [
             Datagram((<const char*>self.proxy.outbox.datagrams[i].data)[:self.proxy.outbox.datagrams[i].size],
-                     address_to_python(&self.proxy.outbox.datagrams[i].to.peer), self.proxy.outbox.datagrams[i].to.listener)
+                     address_to_python(&self.proxy.outbox.datagrams[i].to.peer), self.proxy.outbox.datagrams[i].to.listener,
+                     self.proxy.outbox.datagrams[i].to.stream)
             for i in range(self.proxy.outbox.count)
         ]
         outbox_clear(&self.proxy.outbox)

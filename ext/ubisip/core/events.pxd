@@ -2,6 +2,8 @@
 """The bounded ring from the worker to the control thread: when it is full, events are counted as lost, calls go on."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from ubisip.core.address cimport Flow
+
 cdef enum:
     EVENT_OCTETS = 64 << 20  # of data in the ring
     EVENT_CALL_ID = 256      # of a Call-ID in a call event; longer ones are cut
@@ -19,6 +21,7 @@ cdef enum EventKind:
     EVENT_FAILED
     EVENT_FAILOVER
     EVENT_ENDED
+    EVENT_STREAM             # a message for a connection; only in the ring of those
 
 
 cdef struct EventRecord:
@@ -30,6 +33,7 @@ cdef struct EventRecord:
     int64_t value            # microseconds
     uint8_t* data            # owned by the record; NULL: none
     uint32_t length
+    Flow flow                # of a stream message
 
 
 cdef struct Events:
@@ -46,4 +50,6 @@ cdef bint events_open(Events* events) noexcept nogil
 cdef void events_close(Events* events) noexcept nogil
 cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status, int64_t handle, int64_t value,
                const uint8_t* data, uint32_t length) noexcept nogil
+cdef void put_stream_message(Events* events, const uint8_t* data, uint32_t length, const Flow* to) noexcept nogil
 cdef list take_events(Events* events)
+cdef list take_stream_messages(Events* events)

@@ -6,6 +6,8 @@ from libc.string cimport memcpy
 
 from typing import NamedTuple
 
+from ubisip.core.address cimport ANY_STREAM, Flow, address_to_python
+
 
 cdef extern from "ring.h" nogil:
     uint32_t load_acquire(const uint32_t* word) noexcept
@@ -51,7 +53,7 @@ cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status
                const uint8_t* data, uint32_t length) noexcept nogil:
     cdef EventRecord* record
     cdef uint8_t* copy = NULL
-    if kind != EVENT_ASK and length > EVENT_CALL_ID:
+    if kind != EVENT_ASK and kind != EVENT_STREAM and length > EVENT_CALL_ID:
         length = EVENT_CALL_ID
     if events.tail - load_acquire(&events.head) == EVENT_RING or \
             events.put - load_acquire_long(&events.taken) + length > EVENT_OCTETS:
@@ -74,8 +76,42 @@ cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status
     record.data = copy
     record.length = length
     store_release(&events.tail, events.tail + 1)
-    if kind <= EVENT_BUSY:
+    if kind <= EVENT_BUSY or kind == EVENT_STREAM:
         events.urgent = True
+
+
+cdef void put_stream_message(Events* events, const uint8_t* data, uint32_t length, const Flow* to) noexcept nogil:
+    """A message that the control thread sends over a connection; lost and counted when the ring is full."""
+    if events.tail - load_acquire(&events.head) < EVENT_RING:
+        events.ring[events.tail % EVENT_RING].flow = to[0]  # the place is ours until emit() moves the tail
+    emit(events, EVENT_STREAM, 0, to.listener, 0, to.stream, 0, data, length)
+
+
+class StreamMessage(NamedTuple):
+    """A message to send over a connection: number *stream*, or (0) any that leads to *address*."""
+
+    data: bytes
+    address: tuple
+    listener: int
+    stream: int
+
+
+cdef list take_stream_messages(Events* events):
+    """Every message for a connection, oldest first."""
+    cdef uint32_t tail = load_acquire(&events.tail), head = events.head
+    cdef EventRecord* record
+    cdef list taken = []
+    while head != tail:
+        record = &events.ring[head % EVENT_RING]
+        stream = 0 if record.flow.stream == ANY_STREAM else record.flow.stream
+        taken.append(StreamMessage((<const char*>record.data)[:record.length], address_to_python(&record.flow.peer),
+                                   record.flow.listener, stream))
+        free(record.data)
+        record.data = NULL
+        store_release_long(&events.taken, events.taken + record.length)
+        head += 1
+        store_release(&events.head, head)
+    return taken
 
 
 cdef list take_events(Events* events):

@@ -20,9 +20,9 @@ from ubisip.core.proxy cimport (
     ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, DATAGRAM, FAILOVERS, NO_DESTINATION, SHED_CAPACITY,
     Proxy,
 )
-from ubisip.core.reply cimport mark_via, response_flow
+from ubisip.core.reply cimport add_content_length, mark_via, response_flow
 from ubisip.core.route cimport RoutePlan, preprocess
-from ubisip.core.snapshot cimport SIDE_SERVER, Destination, Listener
+from ubisip.core.snapshot cimport Destination, Listener, set_hop
 from ubisip.core.span cimport Span, span_of
 from ubisip.core.targets cimport ALL_FULL, NOBODY, choose, may_take, take_call
 from ubisip.core.timers cimport LIFETIME, T1
@@ -182,6 +182,8 @@ cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_,
     edit_record_route(p, m, from_, from_slot, hop, slot, at)
     mark_via(m, from_, &p.edits)
     edit_routes(p, m, plan)
+    if hop.stream:
+        add_content_length(m, &p.edits)
     if p.edits.overflow:
         p.counters[BOUND_EDITS] += 1
         return 0
@@ -227,7 +229,8 @@ cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const Route
     t.cseq = m.cseq
     t.t1 = <uint32_t>(p.view.destinations[slot].t1 if slot >= 0 else T1)
     t.interval = t.t1
-    t.retransmit_at = p.now + t.interval
+    if hop.stream == 0:
+        t.retransmit_at = p.now + t.interval
     t.expire_at = p.now + 64 * <int64_t>t.t1
     if s.machine == SERVER_INVITE:
         t.give_up_at = p.now + p.view.first_response_timeout
@@ -286,9 +289,7 @@ cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, int* s
         p.counters[SHED_CAPACITY if slot == ALL_FULL else NO_DESTINATION] += 1
         status[0] = 503 if slot == ALL_FULL else 480
         return False
-    hop.peer = p.view.destinations[slot].address
-    hop.listener = p.view.destinations[slot].listener
-    hop.stream = 0
+    set_hop(p.view, slot, &hop)
     status[0] = 503
     return attempt(p, server, m, &plan, &hop, slot)
 
@@ -391,7 +392,8 @@ cdef void send_cancel_request(Proxy* p, const uint8_t* data, uint32_t size, uint
     t.flow = hop[0]
     t.slot = <short>slot
     t.t1 = t.interval = t1
-    t.retransmit_at = p.now + t1
+    if hop.stream == 0:
+        t.retransmit_at = p.now + t1
     t.expire_at = p.now + 64 * <int64_t>t1
     schedule(&p.transactions, index)
 

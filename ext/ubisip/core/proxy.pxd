@@ -70,6 +70,7 @@ cdef struct Proxy:
     Targets targets
     Outbox outbox
     Events events
+    Events streams           # messages that go out over connections, which the control thread holds
     Edits edits
     RateLimit refusals       # 403s to strangers
     RateLimit strange_routes # requests that an explicit Route sends to strangers

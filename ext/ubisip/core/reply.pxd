@@ -9,6 +9,7 @@ from ubisip.core.proxy cimport Proxy
 from ubisip.core.transactions cimport Buffer
 
 cdef void mark_via(const ParsedMessage* m, const Flow* from_, Edits* edits) noexcept nogil
+cdef void add_content_length(const ParsedMessage* m, Edits* edits) noexcept nogil
 cdef Flow response_flow(const ParsedMessage* m, const Flow* from_) noexcept nogil
 cdef void answer(Proxy* p, const ParsedMessage* m, const Flow* from_, int status, const char* reason, const char* extra) noexcept nogil
 cdef void answer_transaction(Proxy* p, uint32_t server, int status, const char* reason, const char* extra) noexcept nogil

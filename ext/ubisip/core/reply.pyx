@@ -10,7 +10,7 @@ from ubisip.core.machines cimport (
     WRONG, Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_CALL_ID, HEADER_CSEQ, HEADER_FROM, HEADER_IDS, HEADER_TIMESTAMP, HEADER_TO, HEADER_VIA, ParsedMessage, next_header,
+    HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_TIMESTAMP, HEADER_TO, HEADER_VIA, ParsedMessage, next_header,
     parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve
@@ -47,6 +47,18 @@ cdef void mark_via(const ParsedMessage* m, const Flow* from_, Edits* edits) noex
         memcpy(text, b";received=", 10)
         length = 10 + write_ip(&from_.peer, False, text + 10)
         insert(edits, m.via.value.at + m.via.value.length, text, length)
+
+
+cdef void add_content_length(const ParsedMessage* m, Edits* edits) noexcept nogil:
+    """A stream needs to know where the message ends (RFC 3261 section 16.6 step 9)."""
+    cdef char text[40]
+    cdef uint32_t length = 16
+    if m.first[HEADER_CONTENT_LENGTH] >= 0:
+        return
+    memcpy(text, b"Content-Length: ", 16)
+    length += write_number(m.size - m.body, text + 16)
+    memcpy(text + length, b"\r\n", 2)
+    insert(edits, m.headers[m.count - 1].end, text, length + 2)
 
 
 cdef Flow response_flow(const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -169,6 +181,7 @@ cdef bint send_response(Proxy* p, uint32_t server, uint8_t* data, uint32_t size,
     outbox_commit(&p.outbox, size, &t.flow)
     p.responses[status // 100] += 1
     if t.state < COMPLETED:
+        t.retransmit_at = 0  # the 100 that waited is not needed any more
         if t.machine == SERVER_INVITE and status >= 200:
             p.pending -= 1
         t.status = <unsigned short>status
@@ -180,7 +193,7 @@ cdef bint send_response(Proxy* p, uint32_t server, uint8_t* data, uint32_t size,
         release(&p.transactions.pool, &t.request)
         release(&p.transactions.pool, &t.best)
         t.give_up_at = 0
-    if cell.actions & DO_AGAIN:
+    if cell.actions & DO_AGAIN and t.flow.stream == 0:
         t.interval = T1
         t.retransmit_at = p.now + t.interval
     if cell.actions & (DO_TIMEOUT | DO_WAIT):

@@ -27,11 +27,11 @@ from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_t
 from ubisip.core.response cimport conclude
 from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport (
-    SIDE_CARRIER, SIDE_SERVER, find_destination, find_source, is_emergency_number,
+    SIDE_CARRIER, SIDE_SERVER, find_destination, find_peer, find_source, is_emergency_number, set_hop,
 )
 from ubisip.core.span cimport Span, span_of
 from ubisip.core.targets cimport ALL_FULL, allow, choose, has_room
-from ubisip.core.timers cimport LIFETIME, T2, T4, TRYING_100
+from ubisip.core.timers cimport T2, T4, TRYING_INVITE, TRYING_OTHER
 from ubisip.core.token cimport Branch, read_branch
 from ubisip.core.transactions cimport (
     CANCELLED, EMERGENCY_CALL, FIXED, NEW_CALL, OVERDUE, PARKED, Transaction, create, destroy, find, handle_of, index_of, keep,
@@ -51,7 +51,7 @@ cdef enum:
 cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
     cdef uint64_t key[2]
     cdef uint32_t server
-    cdef int peer = find_source(p.view, &from_.peer)
+    cdef int peer = find_peer(p.view, from_)
     if peer < 0:
         refuse_stranger(p, m, from_)
         return
@@ -81,7 +81,9 @@ cdef void absorb(Proxy* p, uint32_t server) noexcept nogil:
     cdef Transaction* t = &p.transactions.slab[server]
     cdef Cell cell = machine_step(t.machine, t.state, GOT_REQUEST)
     p.counters[RETRANSMISSIONS] += 1
-    if cell.actions & DO_SEND and t.response != NULL:
+    if t.machine == SERVER_INVITE and t.state == PROCEEDING and t.status == 0:
+        answer_transaction(p, server, 100, b"Trying", NULL)  # it is asked for
+    elif cell.actions & DO_SEND and t.response != NULL:
         outbox_send(&p.outbox, t.response.data, t.response.size, &t.flow)
 
 
@@ -178,8 +180,7 @@ cdef int token_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Flow
     slot[0] = find_destination(p.view, plan.token.callee if downstream else plan.token.caller)
     if slot[0] < 0:
         return 404
-    hop.peer = p.view.destinations[slot[0]].address
-    hop.listener = p.view.destinations[slot[0]].listener
+    set_hop(p.view, slot[0], hop)
     return 0
 
 
@@ -190,7 +191,7 @@ cdef bint is_across(Proxy* p, int peer, int slot) noexcept nogil:
 
 cdef bint is_member(Proxy* p, const Flow* hop, int slot) noexcept nogil:
     """A destination, or an address that may send to us."""
-    return slot >= 0 or find_source(p.view, &hop.peer) >= 0
+    return slot >= 0 or find_source(p.view, &hop.peer, False) >= 0
 
 
 cdef bint follow(Proxy* p) noexcept nogil:
@@ -327,19 +328,15 @@ cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_,
     t.method = <unsigned char>m.method
     t.call = call
     if m.method == METHOD_INVITE:
+        # The 100 waits: mostly something better comes first, and a caller that heard nothing asks again, whatever
+        # becomes of us and of the INVITE that we sent on.
         t.state = PROCEEDING
+        t.retransmit_at = p.now + TRYING_INVITE
         p.pending += 1
     else:
         t.state = TRYING
-        t.give_up_at = p.now + TRYING_100
+        t.give_up_at = p.now + TRYING_OTHER
     return server
-
-
-cdef void say_trying(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil:
-    """100 at once (section 17.2.1), but only after the INVITE is on its way: a caller that heard it asks no more."""
-    if p.transactions.slab[server].machine == SERVER_INVITE and p.transactions.slab[server].status == 0:
-        answer_kept(p, server, m, 100, b"Trying", NULL)
-    schedule(&p.transactions, server)
 
 
 cdef void give_up(Proxy* p, uint32_t server, const ParsedMessage* m, int status) noexcept nogil:
@@ -364,7 +361,7 @@ cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer,
         p.transactions.slab[server].flags |= NEW_CALL
         p.counters[CALLS] += 1
     if attempt(p, server, m, plan, hop, slot):
-        say_trying(p, server, m)
+        schedule(&p.transactions, server)
     else:
         give_up(p, server, m, 503)
 
@@ -404,7 +401,7 @@ cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, c
             park(p, server, m)
             return
     if attempt_next(p, server, m, &status):
-        say_trying(p, server, m)
+        schedule(&p.transactions, server)
     else:
         give_up(p, server, m, status)
 
@@ -414,7 +411,7 @@ cdef void park(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil
     cdef Transaction* t = &p.transactions.slab[server]
     t.flags |= PARKED
     t.give_up_at = p.now + p.view.hook_timeout
-    say_trying(p, server, m)
+    schedule(&p.transactions, server)
     emit(&p.events, EVENT_ASK, p.now, t.slot, 0, handle_of(&p.transactions, server), 0, m.data, m.size)
 
 
@@ -485,8 +482,7 @@ cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int p
             slot = likely_destination(p, m, peer, tried)
             if slot < 0:
                 return
-            hop.peer = p.view.destinations[slot].address
-            hop.listener = p.view.destinations[slot].listener
+            set_hop(p.view, slot, &hop)
             forward_stateless(p, m, from_, &plan, &hop, slot, <uint8_t>number)
 
 
@@ -545,8 +541,7 @@ cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, 
         slot = likely_destination(p, m, peer, tried)
         if slot < 0:
             return
-        hop.peer = p.view.destinations[slot].address
-        hop.listener = p.view.destinations[slot].listener
+        set_hop(p.view, slot, &hop)
         cancel_restarted(p, m, from_, &hop, slot, <uint8_t>number)
 
 
@@ -570,7 +565,10 @@ cdef void server_timer(Proxy* p, uint32_t server) noexcept nogil:
             conclude(p, server)
             return
         answer_transaction(p, server, 100, b"Trying", NULL)  # RFC 4320 section 4.1
-    if t.retransmit_at and t.retransmit_at <= p.now:
+    if t.retransmit_at and t.retransmit_at <= p.now and t.state == PROCEEDING:
+        t.retransmit_at = 0
+        answer_transaction(p, server, 100, b"Trying", NULL)
+    elif t.retransmit_at and t.retransmit_at <= p.now:
         cell = machine_step(t.machine, t.state, TIMER_RETRANSMIT)
         if cell.actions & DO_SEND and t.response != NULL:
             outbox_send(&p.outbox, t.response.data, t.response.size, &t.flow)

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from ubisip.core.address cimport Address, Flow, same_address
+from ubisip.core.address cimport ANY_STREAM, Address, Flow, same_address
 from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert_span, splice
 from ubisip.core.events cimport (
     EVENT_ANSWERED, EVENT_BUSY, EVENT_ENDED, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT, emit,
@@ -27,8 +27,8 @@ from ubisip.core.proxy cimport (
     BOUND_CALLS, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT, STATELESS_RESPONSES,
     STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
 )
-from ubisip.core.reply cimport answer_later, answer_transaction, send_response
-from ubisip.core.snapshot cimport find_source, is_own, listener_for
+from ubisip.core.reply cimport add_content_length, answer_later, answer_transaction, send_response
+from ubisip.core.snapshot cimport find_peer, is_own, listener_for
 from ubisip.core.span cimport Cursor, Span, cursor, span_of, take_number
 from ubisip.core.targets cimport call_answered, call_ended
 from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
@@ -89,7 +89,7 @@ cdef bint second_via(const ParsedMessage* m, Via* via) noexcept nogil:
     return line >= 0 and parse_via(m.data, header_value(m, line), via)
 
 
-cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, uint8_t** out) noexcept nogil:
+cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, bint stream, uint8_t** out) noexcept nogil:
     """The response as it goes on: without our Via, a 503 as 500 (section 16.7 step 6); 0: no room."""
     cdef int line = m.first[HEADER_VIA]
     edits_clear(&p.edits)
@@ -98,11 +98,13 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, uint8
     else:
         delete(&p.edits, m.headers[line].line, m.headers[line].end)
     if status != m.status:
-        edit(&p.edits, 0, m.start_end, b"SIP/2.0 500 Server Internal Error\r\n", 35)
+        edit(&p.edits, m.start, m.start_end - m.start, b"SIP/2.0 500 Server Internal Error\r\n", 35)
+    if stream:
+        add_content_length(m, &p.edits)
     out[0] = outbox_reserve(&p.outbox, m.size + edits_growth(&p.edits))
     if out[0] == NULL:
         return 0
-    return splice(&p.edits, m.data, 0, m.size, out[0])
+    return splice(&p.edits, m.data, m.start, m.size, out[0])
 
 
 cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* branch) noexcept nogil:
@@ -134,8 +136,8 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
     if branch.listener >= p.view.listener_count:
         return
     to.listener = branch.listener
-    to.stream = 0
-    size = write_upstream(p, m, m.status, &out)
+    to.stream = ANY_STREAM if p.view.listeners[to.listener].stream else 0
+    size = write_upstream(p, m, m.status, to.stream != 0, &out)
     if size:
         outbox_commit(&p.outbox, size, &to)
         p.counters[STATELESS_RESPONSES] += 1
@@ -163,7 +165,7 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     cdef Branch branch
     cdef bint is_probe = False
     cdef uint32_t client
-    cdef bint known = find_source(p.view, &from_.peer) >= 0
+    cdef bint known = find_peer(p.view, from_) >= 0
     if not is_own_via(p, m) or not response_key(m, key, &branch, &is_probe):
         p.counters[STRAY_RESPONSES] += 1
         return
@@ -264,7 +266,7 @@ cdef void provisional(Proxy* p, uint32_t client, const ParsedMessage* m) noexcep
     if m.status == 100:
         return
     measure_delay(p, server, m.status, t.slot)
-    size = write_upstream(p, m, m.status, &out)
+    size = write_upstream(p, m, m.status, p.transactions.slab[server].flow.stream != 0, &out)
     if size:
         send_response(p, server, out, size, m.status)
 
@@ -309,7 +311,7 @@ cdef void answered(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept n
                 p.counters[BOUND_CALLS] += 1
         if p.view.record:
             record_call(p, EVENT_ANSWERED, t.slot, m.status, s)
-    size = write_upstream(p, m, m.status, &out)
+    size = write_upstream(p, m, m.status, s.flow.stream != 0, &out)
     if size:
         send_response(p, server, out, size, m.status)
     cancel_others(p, server, client)
@@ -324,8 +326,8 @@ cdef void late_answer(Proxy* p, uint32_t client, const ParsedMessage* m) noexcep
     cdef int listener
     if not second_via(m, &upstream) or not via_response_address(m.data, &upstream, &to.peer):
         return
-    listener = listener_for(p.view, &to.peer, to.listener)
-    size = write_upstream(p, m, m.status, &out)
+    listener = listener_for(p.view, &to.peer, to.listener, to.stream != 0)
+    size = write_upstream(p, m, m.status, to.stream != 0, &out)
     if size and listener >= 0:
         to.listener = <uint8_t>listener
         outbox_commit(&p.outbox, size, &to)
@@ -356,7 +358,7 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
     if s.state >= COMPLETED:
         return
     if m.status < 300:
-        size = write_upstream(p, m, m.status, &out)
+        size = write_upstream(p, m, m.status, s.flow.stream != 0, &out)
         if size:
             send_response(p, server, out, size, m.status)
         return
@@ -366,7 +368,7 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
     if is_challenge(m.status) and is_challenge(s.best_status) and s.best != NULL:
         gather_challenges(p, s, m)
     elif rank(m.status) < rank(s.best_status):
-        size = write_upstream(p, m, status, &out)
+        size = write_upstream(p, m, status, s.flow.stream != 0, &out)
         if size:
             release(&p.transactions.pool, &s.best)
             s.best = keep(&p.transactions.pool, out, size)

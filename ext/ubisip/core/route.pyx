@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Route information preprocessing (RFC 3261 section 16.4) and the next hop (section 16.6 step 7)."""
 from libc.stdint cimport uint32_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 
-from ubisip.core.address cimport Flow, is_routable, parse_ip
+from ubisip.core.address cimport ANY_STREAM, Flow, is_routable, parse_ip
 from ubisip.core.headers cimport NameAddr, parse_name_addr
 from ubisip.core.message cimport HEADER_ROUTE, ParsedMessage, next_header
 from ubisip.core.proxy cimport Proxy
-from ubisip.core.snapshot cimport find_destination_address, find_destination_host, is_own, listener_for
-from ubisip.core.span cimport Span, span_of
+from ubisip.core.snapshot cimport find_destination_address, find_destination_host, is_own, listener_for, set_hop
+from ubisip.core.span cimport Span, same_name, span_of
 from ubisip.core.token cimport read_token
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, parse_uri, uri_parameter
 
@@ -83,6 +83,7 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
     cdef Token token
     cdef TokenState state
     cdef Span text, unused
+    memset(&token, 0, sizeof(Token))
     memset(plan, 0, sizeof(RoutePlan))
     if not collect(m, plan) or not take_request_uri(p, m, plan):
         return 400
@@ -94,8 +95,10 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
         if not read_route(m, plan.routes[plan.first], &text, &uri):
             return 400
         state = check_token(p, m, &uri, &token)
-        # Another gateway's value is ours when its token verifies: any gateway continues any call.
-        if not is_own(p.view, m.data, &uri) and state != TOKEN_GOOD:
+        # Another gateway's value is ours when its token verifies: any gateway continues any call. A second value of its
+        # double Record-Route has the same token; one with another is of a gateway behind it.
+        if not is_own(p.view, m.data, &uri) and not (state == TOKEN_GOOD and (plan.first == 0 or memcmp(
+                &token, &plan.token, sizeof(Token)) == 0)):
             plan.has_route = True
             plan.route = text
             plan.route_uri = uri
@@ -119,9 +122,16 @@ cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, i
     *slot* is the destination that has this address, -1 when none has; *hop* leaves from the listener that fits.
     """
     cdef int listener
+    cdef Span transport
+    cdef bint stream = False
     if uri.scheme != SCHEME_SIP and uri.scheme != SCHEME_SIPS:
         return False
     hop.stream = 0
+    if uri.parameters.length and uri_parameter(m.data, uri, b"transport", 9, &transport):
+        if same_name(m.data, transport, b"tcp", 3):
+            stream = True
+        elif not same_name(m.data, transport, b"udp", 3):
+            return False
     if parse_ip(m.data, uri.host, &hop.peer):
         hop.peer.port = uri.port if uri.port else 5060
         if not is_routable(&hop.peer):
@@ -131,12 +141,12 @@ cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, i
         slot[0] = find_destination_host(p.view, m.data, uri)
         if slot[0] < 0:
             return False
-    if slot[0] >= 0:
-        hop.peer = p.view.destinations[slot[0]].address
-        hop.listener = p.view.destinations[slot[0]].listener
+    if slot[0] >= 0 and p.view.destinations[slot[0]].stream == stream:
+        set_hop(p.view, slot[0], hop)
         return True
-    listener = listener_for(p.view, &hop.peer, hop.listener)
+    listener = listener_for(p.view, &hop.peer, hop.listener, stream)
     if listener < 0:
         return False
     hop.listener = <unsigned char>listener
+    hop.stream = ANY_STREAM if stream else 0
     return True

@@ -2,7 +2,7 @@
 """All that the core knows of the platform, immutable: listeners, destinations, sources, policy."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from ubisip.core.address cimport Address
+from ubisip.core.address cimport Address, Flow
 from ubisip.core.span cimport Span
 from ubisip.core.uri cimport Uri
 
@@ -36,6 +36,7 @@ cdef struct Text:
 cdef struct Listener:
     bint present             # a UDP socket of the core's
     bint wildcard            # 0.0.0.0 or [::]
+    bint stream              # tcp: its connections are the control thread's
     Address address
     Text via                 # sent-protocol and sent-by of the Via we add
     Text record_route        # hostport of the Record-Route we add
@@ -47,6 +48,7 @@ cdef struct Destination:
     bint far                 # of another site than ours
     Address address
     uint8_t listener
+    bint stream              # reached over TCP
     Text hostport            # for the Request-URI
     double weight            # ramp included
     bint usable
@@ -62,6 +64,7 @@ cdef struct Source:
 cdef struct Network:
     uint8_t ip[16]
     int bits
+    bint ipv4
     uint16_t port
     int slot
 
@@ -106,10 +109,12 @@ cdef class Snapshot:
     cdef add_source(self, const Address* address, int slot)
     cdef set_sources(self, config, slots)
 
-cdef int find_source(const PlatformView* view, const Address* address) noexcept nogil
+cdef int find_source(const PlatformView* view, const Address* address, bint any_port) noexcept nogil
+cdef int find_peer(const PlatformView* view, const Flow* flow) noexcept nogil
+cdef void set_hop(const PlatformView* view, int slot, Flow* hop) noexcept nogil
 cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil
 cdef int find_destination_address(const PlatformView* view, const Address* address) noexcept nogil
 cdef int find_destination_host(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
 cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
-cdef int listener_for(const PlatformView* view, const Address* address, int preferred) noexcept nogil
+cdef int listener_for(const PlatformView* view, const Address* address, int preferred, bint stream) noexcept nogil
 cdef bint is_emergency_number(const PlatformView* view, const uint8_t* data, Span user) noexcept nogil

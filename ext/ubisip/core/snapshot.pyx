@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
-from ubisip.core.address cimport Address, address_from_text, is_ipv4, parse_ip, same_address, same_ip, write_ip, write_number
+from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text, is_ipv4, parse_ip, same_address, same_ip, write_ip, write_number
 from ubisip.core.span cimport Span, fold, span_of
 from ubisip.core.token cimport SipHash, siphash_add, siphash_end, siphash_init
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri
@@ -61,29 +61,51 @@ cdef int find_exact(const PlatformView* view, const Address* address) noexcept n
     return -1
 
 
-cdef bint in_network(const Network* network, const Address* address) noexcept nogil:
+cdef bint in_network(const Network* network, const Address* address, bint any_port) noexcept nogil:
     cdef int whole = network.bits // 8, rest = network.bits % 8
-    if network.port and network.port != address.port:
+    if network.port and network.port != address.port and not any_port:
+        return False
+    if network.ipv4 != is_ipv4(address):
         return False
     if memcmp(network.ip, address.ip, whole) != 0:
         return False
     return rest == 0 or (network.ip[whole] ^ address.ip[whole]) >> (8 - rest) == 0
 
 
-cdef int find_source(const PlatformView* view, const Address* address) noexcept nogil:
-    """Slot of the peer that may send from *address*, the most specific source first; -1: a stranger."""
-    cdef Address any_port = address[0]
-    cdef int slot = find_exact(view, address), i
+cdef int find_source(const PlatformView* view, const Address* address, bint any_port) noexcept nogil:
+    """Slot of the peer that may send from *address*, the most specific source first; -1: a stranger.
+
+    With *any_port* the port tells nothing, as that of a connection somebody opened.
+    """
+    cdef Address whole = address[0]
+    cdef int slot = find_exact(view, address)
+    cdef uint32_t i
     if slot >= 0:
         return slot
-    any_port.port = 0
-    slot = find_exact(view, &any_port)
+    whole.port = 0
+    slot = find_exact(view, &whole)
     if slot >= 0:
         return slot
-    for i in range(view.network_count):
-        if in_network(&view.networks[i], address):
+    if any_port:
+        for i in range(view.source_mask + 1):
+            if view.sources[i].slot >= 0 and same_ip(&view.sources[i].address, address):
+                return view.sources[i].slot
+    for i in range(<uint32_t>view.network_count):
+        if in_network(&view.networks[i], address, any_port):
             return view.networks[i].slot
     return -1
+
+
+cdef int find_peer(const PlatformView* view, const Flow* flow) noexcept nogil:
+    """Slot of the peer a message came from; -1: a stranger."""
+    return find_source(view, &flow.peer, flow.stream != 0)
+
+
+cdef void set_hop(const PlatformView* view, int slot, Flow* hop) noexcept nogil:
+    """The way to a destination."""
+    hop.peer = view.destinations[slot].address
+    hop.listener = view.destinations[slot].listener
+    hop.stream = ANY_STREAM if view.destinations[slot].stream else 0
 
 
 cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil:
@@ -159,12 +181,12 @@ cdef uint32_t shared_bits(const Address* a, const Address* b) noexcept nogil:
     return 17
 
 
-cdef int listener_for(const PlatformView* view, const Address* address, int preferred) noexcept nogil:
-    """The listener to send from: of those of the address's family the one nearest by network, *preferred* among equals."""
+cdef int listener_for(const PlatformView* view, const Address* address, int preferred, bint stream) noexcept nogil:
+    """The listener to send from: of those of the transport and family the nearest by network, *preferred* among equals."""
     cdef int i, best = -1
     cdef uint32_t fit, best_fit = 0
     for i in range(view.listener_count):
-        if not view.listeners[i].present:
+        if not (view.listeners[i].stream if stream else view.listeners[i].present):
             continue
         fit = shared_bits(&view.listeners[i].address, address)
         if fit > best_fit or (fit == best_fit and best >= 0 and i == preferred):
@@ -273,6 +295,7 @@ cdef class Snapshot:
             listener = &self.view.listeners[self.view.listener_count]
             self.view.listener_count += 1
             listener.present = endpoint.transport == "udp"
+            listener.stream = endpoint.transport == "tcp"
             if not address_from_text(endpoint.host, endpoint.port, &listener.address):
                 raise ValueError(f"{endpoint} is no address")
             listener.wildcard = endpoint.host in ("0.0.0.0", "::")
@@ -282,7 +305,7 @@ cdef class Snapshot:
             advertised = host or literal
             advertised_port = int(port or endpoint.port)
             hostport = f"{advertised}:{advertised_port}" if advertised == literal or advertised_port != 5060 else advertised
-            set_text(&listener.record_route, hostport)
+            set_text(&listener.record_route, hostport + (";transport=tcp" if listener.stream else ""))
             set_text(&listener.via,
                      f"SIP/2.0/{endpoint.transport.upper()} {hostport if listener.wildcard else f'{literal}:{endpoint.port}'}")
 
@@ -315,7 +338,8 @@ cdef class Snapshot:
         destination.max_cps = peer.max_cps
         # T1 may be shorter than 500 ms only in networks of our own (RFC 3261 section 17.1.1.1).
         destination.t1 = microseconds(t1 if peer.kind is Kind.SERVER else 0.5)
-        destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0))
+        destination.stream = peer.endpoint.transport == "tcp"
+        destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0, destination.stream))
         for i, endpoint in enumerate(gateway.listen):
             if peer.listener and str(endpoint) == peer.listener:
                 destination.listener = <uint8_t>i
@@ -360,7 +384,8 @@ cdef class Snapshot:
             network.bits = source.network.prefixlen + (96 if source.network.version == 4 else 0)
             network.port = source.port or 0
             network.slot = slot
+            network.ipv4 = source.network.version == 4
         # The very address that requests go to is also one that may send.
         for slot in range(view.destination_count):
-            if view.destinations[slot].present and find_source(view, &view.destinations[slot].address) < 0:
+            if view.destinations[slot].present and find_source(view, &view.destinations[slot].address, False) < 0:
                 self.add_source(&view.destinations[slot].address, slot)

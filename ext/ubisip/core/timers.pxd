@@ -9,7 +9,8 @@ cdef enum:
     T4 = 5000000
     LIFETIME = 32000000      # 64*T1: timers B, F, H, J, L and M
     TIMER_D = 32000000
-    TRYING_100 = 3500000     # a 100 to a non-INVITE, when Timer E reaches T2 (RFC 4320 section 4.1)
+    TRYING_INVITE = 150000   # a 100 to an INVITE that nothing else has answered: within 200 ms (section 17.2.1)
+    TRYING_OTHER = 3500000   # a 100 to a non-INVITE, when Timer E reaches T2 (RFC 4320 section 4.1)
     TICK_BITS = 10           # a tick is 1.024 ms
     WHEEL_SLOTS = 65536      # 67 s; what is due later waits in the last slot
 

@@ -11,12 +11,12 @@ from posix.unistd cimport close, read, write
 import os
 import threading
 
-from ubisip.core.address cimport Address, Flow, is_ipv4
+from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
 from ubisip.core.engine cimport (
     close_proxy, engine_advance, engine_decide, engine_next_timer, engine_probe, engine_receive, engine_swap,
     engine_transport_error, open_proxy, proxy_statistics, set_key_ring,
 )
-from ubisip.core.events cimport take_events
+from ubisip.core.events cimport put_stream_message, take_events, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
 from ubisip.core.proxy cimport DATAGRAM, Proxy
 from ubisip.core.snapshot cimport DESTINATIONS, LISTENERS, PlatformView, Snapshot
@@ -62,6 +62,8 @@ cdef enum LetterKind:
     LETTER_KEYS
     LETTER_DECIDE
     LETTER_PROBE
+    LETTER_STREAM            # a message that came over a connection
+    LETTER_STREAM_FAILED     # one that could not be sent over any
 
 
 cdef struct Letter:
@@ -70,6 +72,7 @@ cdef struct Letter:
     int slot
     int64_t handle
     int64_t timeout
+    Flow flow                # where a stream message came from, or could not be sent to
     uint8_t* data            # readable for 64 octets beyond its length; the worker frees it
     uint32_t length
 
@@ -231,6 +234,32 @@ cdef class Worker:
         letter.length = <uint32_t>len(data)
         self._post()
 
+    def receive_stream(self, bytes data not None, uint32_t stream, tuple peer not None, int listener):
+        cdef Letter* letter
+        if not 0 < stream < ANY_STREAM or not 0 <= listener < self.fd_count or len(data) >= DATAGRAM:
+            raise ValueError("no such connection or listener, or too long a message")
+        letter = self._letter()
+        if not address_from_text(peer[0], peer[1], &letter.flow.peer):
+            raise ValueError(f"{peer[0]} is no address")
+        letter.kind = LETTER_STREAM
+        letter.flow.stream = stream
+        letter.flow.listener = <uint8_t>listener
+        letter.data = self._copy(data)
+        letter.length = <uint32_t>len(data)
+        self._post()
+
+    def stream_messages(self):
+        return take_stream_messages(&self.proxy.streams)
+
+    def stream_failed(self, bytes data not None, tuple address not None):
+        cdef Letter* letter = self._letter()
+        if not address_from_text(address[0], address[1], &letter.flow.peer):
+            raise ValueError(f"{address[0]} is no address")
+        letter.kind = LETTER_STREAM_FAILED
+        letter.data = self._copy(data)
+        letter.length = <uint32_t>len(data)
+        self._post()
+
     def statistics(self):
         statistics = proxy_statistics(self.proxy)
         statistics["worker"] = {
@@ -265,7 +294,7 @@ cdef class Worker:
             while engine_advance(self.proxy, now):
                 self.send_all()
             self.send_all()
-            if self.proxy.events.urgent:
+            if self.proxy.events.urgent or self.proxy.streams.urgent:
                 self.tell_control()
             self.busy += clock() - now
             idle = 0 if got else idle + 1
@@ -313,6 +342,10 @@ cdef class Worker:
             self.proxy.keys.count = <int>(letter.length // 16)
         elif letter.kind == LETTER_DECIDE:
             engine_decide(self.proxy, letter.handle, letter.slot, now)
+        elif letter.kind == LETTER_STREAM:
+            engine_receive(self.proxy, letter.data, letter.length, &letter.flow, now)
+        elif letter.kind == LETTER_STREAM_FAILED:
+            engine_transport_error(self.proxy, letter.data, letter.length, &letter.flow.peer, now)
         else:
             engine_probe(self.proxy, letter.slot, letter.data, letter.length, letter.handle, letter.timeout, now)
 
@@ -388,11 +421,18 @@ cdef class Worker:
         cdef int n, fd
         cdef uint8_t listener
         while at < count:
-            listener = self.proxy.outbox.datagrams[at].to.listener
+            out = &self.proxy.outbox.datagrams[at]
+            if out.to.stream:
+                put_stream_message(&self.proxy.streams, out.data, out.size, &out.to)
+                at += 1
+                continue
+            listener = out.to.listener
             fd = self.fds[listener] if listener < self.fd_count else -1
             n = 0
-            while at < count and n < batch_size() and self.proxy.outbox.datagrams[at].to.listener == listener:
+            while at < count and n < batch_size():
                 out = &self.proxy.outbox.datagrams[at]
+                if out.to.stream or out.to.listener != listener:
+                    break
                 batch_to(self.outgoing, n, out.data, out.size, out.to.peer.ip, out.to.peer.port)
                 n += 1
                 at += 1
@@ -417,5 +457,5 @@ cdef class Worker:
 
     cdef void tell_control(self) noexcept nogil:
         cdef uint64_t one = 1
-        self.proxy.events.urgent = False
+        self.proxy.events.urgent = self.proxy.streams.urgent = False
         write(self.tell, &one, 8)
