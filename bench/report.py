@@ -109,9 +109,11 @@ def nanoseconds(one: Mapping[str, Any]) -> str:
     return f"{value:,.0f} ns" if value < 10_000 else f"{value / 1000:,.1f} us"
 
 
-def machine_section(machine: Mapping[str, str], when: str) -> str:
-    rows = [[key, value] for key, value in machine.items()]
-    return f"## The machine\n\nMeasured {when[:10]}.\n\n" + markdown(["", ""], rows).replace("---:", "---")
+def machine_section(sidebyside: Mapping[str, Any]) -> str:
+    rows = [[key, value] for key, value in sidebyside["machine"].items()]
+    rows.append(["load average before", f"{sidebyside['load_average_before']:.2f}"])
+    day = sidebyside["when"][:10]
+    return f"## The machine\n\nMeasured {day}.\n\n" + markdown(["", ""], rows).replace("---:", "---")
 
 
 def write() -> None:
@@ -128,7 +130,7 @@ def write() -> None:
         results = load(name)
         if results:
             parts.append(section(results))
-    parts += [machine_section(sidebyside["machine"], sidebyside["when"]), NOTES]
+    parts += [machine_section(sidebyside), NOTES]
     PAGE.write_text("\n".join(parts))
 
 

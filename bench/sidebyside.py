@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -31,6 +32,8 @@ from bench.candidates import CANDIDATES, Place
 
 PROXY_CPU, SIPP_CPU = 0, 1
 REQUESTS_A_CALL = 3
+QUIET = 0.5
+"""Load average below which nothing else disturbs a measure."""
 USUAL = ["relay", "kamailio", "ubisip"]
 
 
@@ -161,10 +164,13 @@ def _ratio_text(ratio: dict[str, float] | None) -> str:
     return f"{ratio['median']:.2f}" if ratio else "-"
 
 
-def record(names: Sequence[str], load: sipp.Load, rounds: Sequence[dict[str, Measure]]) -> dict[str, Any]:
-    """All that was measured and where, as plain values for a JSON file."""
+def record(
+    names: Sequence[str], load: sipp.Load, rounds: Sequence[dict[str, Measure]], busy_before: float
+) -> dict[str, Any]:
+    """All that was measured and where, as plain values for a JSON file; *busy_before* is the load average before it."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average_before": busy_before,
         "machine": processes.versions(),
         "load": {"rate": load.rate, "calls": load.calls},
         "rounds": [{name: vars(figures[name]) for name in names} for figures in rounds],
@@ -183,9 +189,11 @@ def main(words: Sequence[str] | None = None) -> int:
     names = args.candidates or USUAL
     if not set(names) <= set(CANDIDATES):
         parser.error(f"candidates are {', '.join(CANDIDATES)}")
-    console, load = Console(), sipp.Load(args.rate, args.calls)
+    console, load, busy = Console(), sipp.Load(args.rate, args.calls), os.getloadavg()[0]
+    if busy > QUIET:
+        console.print(f"This machine is not quiet (load average {busy:.1f}): expect void rounds and wide ranges.")
     rounds = run(names, load, args.rounds, console)
-    result = record(names, load, rounds)
+    result = record(names, load, rounds, busy)
     console.print(table(names, result["summary"]))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
