@@ -68,13 +68,14 @@ def _die_with_parent() -> None:
 class Child:
     """A process in a group of its own, its output in files of *directory*."""
 
-    def __init__(self, name: str, command: Sequence[str], directory: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], directory: Path, talks: bool = False) -> None:
+        """*talks*: its standard input is a pipe."""
         self.name = name
         self.output = directory / f"{name}.out"
         self.errors = directory / f"{name}.err"
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=directory,
+                command, stdin=subprocess.PIPE if talks else subprocess.DEVNULL, stdout=out, stderr=err, cwd=directory,
                 start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
 
@@ -92,6 +93,8 @@ class Child:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
 
     def words(self) -> str:
         """What it wrote, to explain a failure."""
@@ -355,9 +358,9 @@ class Place:
         values = {"name": f"gw{number}", "site": "PA2", "listen": [f"udp:{host}:{port}"], "admin": self.admin(number)}
         return entry("[[gateways]]", values)
 
-    def run(self, name: str, command: Sequence[str]) -> Child:
-        """Start a command that is killed at the end."""
-        child = Child(f"{len(self._children)}-{name}", command, self.directory)
+    def run(self, name: str, command: Sequence[str], *, talks: bool = False) -> Child:
+        """Start a command that is killed at the end; *talks*: its standard input is a pipe."""
+        child = Child(f"{len(self._children)}-{name}", command, self.directory, talks)
         self._children.append(child)
         return child
 
