@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import csv
+import ctypes
 import itertools
 import json
 import os
@@ -227,8 +227,15 @@ class Callee:
 
     def calls(self) -> list[str]:
         """Call-IDs of the INVITEs that it got, retransmissions aside."""
+        return self._logged("invite ")
+
+    def ended(self) -> list[str]:
+        """Call-IDs of the calls that ended by a BYE, whoever sent it."""
+        return self._logged("ended ")
+
+    def _logged(self, word: str) -> list[str]:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        return [line.partition(" ")[2] for line in lines if line.startswith("invite ")]
+        return [line.removeprefix(word) for line in lines if line.startswith(word)]
 
 
 class Sipp:

@@ -19,7 +19,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[dict[str, float]]:
+def record(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Iterator[dict[str, float]]:
     """What a test measured: told with -s or -rP, and in the JUnit file."""
     figures: dict[str, float] = {}
     yield figures

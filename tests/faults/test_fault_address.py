@@ -11,7 +11,7 @@ import pytest
 from lives import live
 from namespaces import Ethernet, available
 from phones import exchange
-from processes import Address, Gateway, Place, SIP_PORT, until
+from processes import SIP_PORT, Address, Gateway, Place, until
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs the right to make network namespaces")
 

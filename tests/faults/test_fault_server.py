@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 
@@ -63,7 +64,7 @@ def test_a_silent_server_costs_the_first_calls_a_second_and_a_half_at_most(
 
 
 def test_a_server_that_returns_gets_its_share_little_by_little(place: Place, record: dict[str, float]) -> None:
-    """Killed, then back: no call until it has answered several probes, then a share that grows for slow_start seconds."""
+    """Killed, then back: no call until it has answered several probes, then a share that grows."""
     slow_start = 6.0
     health = {"interval": 0.5, "fast_interval": 0.2, "down_interval": 0.5, "slow_start": slow_start}
     place.write(servers=[{"site": "PA2"}] * 3, carriers=1, health=health)
@@ -81,7 +82,7 @@ def test_a_server_that_returns_gets_its_share_little_by_little(place: Place, rec
         wait_until(lambda end=end: time.monotonic() > began + end, "the next part of its ramp")  # type: ignore[misc]
         counts.append((len(returned.calls()), placed(gateway)))
     figures = load.wait(60)
-    shares = [(b - a) / (y - x) for (a, x), (b, y) in zip(counts, counts[1:], strict=False)]
+    shares = [(b - a) / (y - x) for (a, x), (b, y) in itertools.pairwise(counts)]
     record |= {f"share in part {number}": share for number, share in enumerate(shares, 1)}
     assert not figures.failed
     assert shares[0] < 0.6 * shares[3] and shares[0] < shares[2]

@@ -25,7 +25,8 @@ async def test_sigterm_loses_no_call_in_setup(place: Place, record: dict[str, fl
         people.start_calls(100)
         await people.placed(400)
         answered = {call.call_id for call in people.tally.calls.values() if call.answered}
-        in_setup = {call_id for server in people.servers for call_id in server.invites} & set(people.tally.calls) - answered
+        arrived = {call_id for server in people.servers for call_id in server.invites}
+        in_setup = arrived & set(people.tally.calls) - answered
         gateway.signal(signal.SIGTERM)
         told = time.monotonic()
         await people.placed(600)
