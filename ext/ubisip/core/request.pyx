@@ -280,13 +280,12 @@ cdef bint is_emergency(const Proxy* p, const ParsedMessage* m) noexcept nogil:
 
 cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
     """New requests only; False: it was answered 503 with Retry-After."""
-    cdef uint32_t free = p.transactions.capacity - p.transactions.used
     cdef int counter
     if p.view.draining:
         counter = SHED_DRAINING
     elif p.overloaded:
         counter = SHED_OVERLOAD
-    elif free < p.transactions.capacity // SHED_AT:
+    elif is_scarce(p):
         counter = BOUND_TRANSACTIONS
     elif p.view.source_cps > 0 and not allow(&p.targets.load[peer].source, p.view.source_cps, max(1.0, p.view.source_cps), p.now):
         counter = SHED_SOURCE
@@ -461,12 +460,17 @@ cdef void receive_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, uint3
     forward_ack(p, m, from_, peer)
 
 
+cdef bint is_scarce(const Proxy* p) noexcept nogil:
+    """Less than an eighth of the transactions is free: what is left is for calls that stand."""
+    return p.transactions.capacity - p.transactions.used < p.transactions.capacity // SHED_AT
+
+
 cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
     cdef RoutePlan plan
     cdef Flow hop
     cdef uint64_t* tried = [0, 0, 0, 0]
     cdef int slot = -1, status, number
-    if not validate(p, m, from_):
+    if m.size > LARGEST_REQUEST or m.count > MOST_LINES or not validate(p, m, from_):
         return
     status = preprocess(p, m, &plan)
     if status == 403:
@@ -529,7 +533,7 @@ cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, 
     status = preprocess(p, m, &plan)
     if status == 0:
         status = next_hop(p, m, &plan, peer, &hop, &slot)
-    if status != 0 and status != NEW:
+    if (status != 0 and status != NEW) or is_scarce(p):
         answer(p, m, from_, 481, b"Call/Transaction Does Not Exist", NULL)
         return
     answer(p, m, from_, 200, b"OK", NULL)
@@ -561,8 +565,9 @@ cdef void server_timer(Proxy* p, uint32_t server) noexcept nogil:
             unpark(p, server)
             return
         if t.flags & OVERDUE:
-            t.flags &= <uint16_t>~<uint16_t>OVERDUE
             conclude(p, server)
+            if t.give_up_at == 0:
+                t.flags &= <uint16_t>~<uint16_t>OVERDUE
             return
         answer_transaction(p, server, 100, b"Trying", NULL)  # RFC 4320 section 4.1
     if t.retransmit_at and t.retransmit_at <= p.now and t.state == PROCEEDING:

@@ -24,7 +24,7 @@ from ubisip.core.message cimport (
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
-    BOUND_CALLS, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT, STATELESS_RESPONSES,
+    BOUND_CALLS, DATAGRAM, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT, STATELESS_RESPONSES,
     STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
 )
 from ubisip.core.reply cimport add_content_length, answer_later, answer_transaction, send_response
@@ -35,7 +35,7 @@ from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
 from ubisip.core.token cimport BRANCH_LENGTH, Branch, Vouched, read_branch, read_hex, verify_branch
 from ubisip.core.uri cimport SCHEME_SIP, Uri
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, NEW_CALL, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, destroy, find, handle_of,
+    ABANDONED, CANCELLED, CANCEL_SENT, NEW_CALL, OVERDUE, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, destroy, find, handle_of,
     keep, release, schedule,
 )
 
@@ -314,7 +314,20 @@ cdef void answered(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept n
     size = write_upstream(p, m, m.status, s.flow.stream != 0, &out)
     if size:
         send_response(p, server, out, size, m.status)
+    elif s.state < COMPLETED:
+        send_later(p, server, m)
     cancel_others(p, server, client)
+
+
+cdef void send_later(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil:
+    """The outbox has no room for a success: it is kept, edited as it is, for the server transaction's timer."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    if m.size + edits_growth(&p.edits) > DATAGRAM:
+        return
+    release(&p.transactions.pool, &s.best)
+    s.best = keep(&p.transactions.pool, p.scratch, splice(&p.edits, m.data, m.start, m.size, p.scratch))
+    s.best_status = m.status
+    answer_later(p, server, m.status)
 
 
 cdef void late_answer(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
@@ -361,6 +374,8 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
         size = write_upstream(p, m, m.status, s.flow.stream != 0, &out)
         if size:
             send_response(p, server, out, size, m.status)
+        else:
+            send_later(p, server, m)
         return
     if m.status == 408 and s.machine != SERVER_INVITE:
         attempt_failed(p, server, 408, t.slot, False)  # not passed on: it would only come too late (RFC 4320 section 4.2)
@@ -456,7 +471,7 @@ cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
     cdef int status = s.best_status
     cdef uint8_t* out
     cdef uint32_t size
-    if s.flags & NEW_CALL and p.view.record:
+    if s.flags & NEW_CALL and p.view.record and not s.flags & OVERDUE and status >= 300:
         record_call(p, EVENT_FAILED, -1, status, s)
     if s.best != NULL:
         size = s.best.size
@@ -468,6 +483,8 @@ cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
             answer_later(p, server, status)
     elif s.flags & CANCELLED:
         answer_transaction(p, server, 487, b"Request Terminated", NULL)
+    elif status == 480:
+        answer_transaction(p, server, 480, b"No Destination", NULL)
     elif status == 503 or status == 500:
         answer_transaction(p, server, 500, b"No Destination Reached", NULL)
     elif s.machine == SERVER_INVITE:
