@@ -82,7 +82,7 @@ class Play:
         self.sent.append((data, source))
         self.wild = self.wild or (b"oute" in data and source != STRANGER)
         self.take()
-        self.engine.receive(data, source, 0, self.now)
+        self.engine.receive(data, source, 0, self.now, 7 if other == 12 else 0)  # now and then over a connection
         left = self.take()
         assert len(left) <= HANDFUL, f"{len(left)} datagrams"
         if source == STRANGER:

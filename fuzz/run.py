@@ -135,7 +135,7 @@ def run_instrumented(name: str, seconds: float, seed: int, library: Path) -> int
     for number, data in enumerate(target_of(name)[1]):
         (corpus / f"seed-{number}").write_bytes(data)
     options = [f"-max_total_time={int(seconds)}", f"-artifact_prefix={FAILURES}/{name}-", f"-dict={DICTIONARY_FILE}",
-               f"-seed={seed}", "-timeout=10", "-rss_limit_mb=4096", "-print_final_stats=0"]
+               f"-seed={seed}", "-max_len=16384", "-timeout=10", "-rss_limit_mb=4096"]
     environment = os.environ | {
         "LD_PRELOAD": str(library), "PYTHONPATH": str(TREE), "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",

@@ -104,8 +104,9 @@ def test_a_full_table_still_cancels() -> None:
 def test_a_full_table_shed_no_emergency_call() -> None:
     wire = limited(transactions=64)
     fill(wire, "bound_transactions")
-    wire.sbc.send(wire.request("INVITE", "sip:112@127.0.0.1:5060"))
-    assert wire.sbc.statuses()[-1] == 100
+    invite = wire.request("INVITE", "sip:112@127.0.0.1:5060")
+    wire.sbc.send(invite)
+    assert wire.holder(call_id=invite.call_id)
 
 
 def test_a_table_with_no_place_at_all_refuses_even_what_is_never_shed() -> None:
@@ -337,15 +338,16 @@ def test_a_source_above_its_rate_gets_503_and_the_others_do_not() -> None:
     other = wire.agent("127.0.0.2", 5090)
     for _ in range(10):
         wire.sbc.send(wire.request("INVITE"))
-    assert wire.sbc.statuses().count(100) == 3
+    assert len(wire.tel().requests("INVITE")) == 3
     assert wire.sbc.statuses().count(503) == 7
     assert all(is_shed(p) for p in wire.sbc.responses() if p.status == 503)
     assert counter(wire, "shed_source") == 7
     other.send(wire.request("INVITE", source=other.address))
-    assert other.statuses() == [100]
-    wire.run(1.0)
+    assert len(wire.tel().requests("INVITE")) == 4
+    wire.run(0.4)
+    wire.tel().clear()
     wire.sbc.send(wire.request("INVITE"))
-    assert wire.sbc.responses()[-1].status == 100
+    assert len(wire.tel().requests("INVITE")) == 1
 
 
 def test_a_rate_of_a_source_holds_no_request_of_a_call_back() -> None:
@@ -455,7 +457,7 @@ NASTY = {  # each some 64 KiB of one header field or of many
     "lines": b"X:\r\n" * 16_000,
     "no colon": b"X\r\n" * 21_000,
     "blanks": b"X:" + b" " * 64_000 + b"\r\n",
-    "tokens": b"Route: " + b"<sip:127.0.0.1:5060;lr;u=0123456789abcdef0123456789abcdef0123456789ab>," * 850 + b"<sip:c>\r\n",
+    "tokens": b"Route: <sip:127.0.0.1:5060;lr;u=" + b"0" * 44 + b">\r\n" + b"Route: <sip:a>\r\n" * 3_900,
 }
 
 
@@ -467,7 +469,7 @@ def test_sixty_four_kilobytes_of_anything_harm_nobody(shape: str) -> None:
     wire.sbc.send(data)
     wire.agent(*STRANGER).send(data)
     assert len(wire.agent(*STRANGER).inbox) <= 1
-    assert wire.sbc.inbox
     wire.run(70)
+    assert wire.sbc.inbox
     assert wire.transactions == 0
     serves(wire)
