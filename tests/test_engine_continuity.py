@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from calls import cancel, establish, establish_outgoing, failure_ack, place
 from plain_sip import Packet, response
-from wire import KEY, OTHER_KEY, SERIAL, Wire, platform
+from wire import KEY, OTHER_KEY, SERIAL, Wire, on_time, platform, when
 
 
 @pytest.fixture
@@ -364,3 +364,45 @@ def test_a_restart_with_t1_of_the_rfc_keeps_the_call_ringing() -> None:
     wire.run(0.1)
     assert wire.sbc.final().status == 200
     assert {packet.data for packet in wire.tel().requests("INVITE")} == {leg.data}
+
+
+@pytest.mark.parametrize("hook", [False, True])
+@pytest.mark.parametrize("death", [0.0, 0.05, 0.149])
+def test_a_call_killed_before_its_100_is_set_up_by_the_retransmission(death: float, hook: bool) -> None:
+    """What the gateway sent on was lost with it; the caller, who heard nothing, asks again (RFC 3261 section 17.1.1.2)."""
+    wire = Wire(platform(servers=6), hook=hook)
+    invite = wire.request("INVITE")
+    wire.sbc.send(invite)
+    wire.run(death)
+    assert wire.sbc.inbox == []
+    for tel in wire.tels:
+        tel.clear()
+    wire.restart()
+    wire.run(0.5 - death)
+    wire.sbc.send(invite)
+    if hook:
+        (asked,) = wire.events("ask")
+        assert wire.engine.decide(asked.handle, -1, wire.now)
+        wire.settle()
+    holder = wire.holder()
+    holder.reply(holder.got("INVITE"), 180)
+    holder.reply(holder.got("INVITE"), 200)
+    assert wire.sbc.statuses() == [180, 200]
+    assert wire.transactions == 2
+
+
+def test_the_first_invite_and_its_retransmission_through_another_gateway_are_one_call(wire: Wire) -> None:
+    """Both reach the server, before and after the death: the same octets, so it sees a retransmission."""
+    invite, leg = place(wire)
+    holder = wire.holder()
+    wire.run(0.05)
+    wire.restart()
+    start = wire.now
+    wire.sbc.send(invite)
+    assert [packet.data for packet in holder.requests("INVITE")] == [leg.data] * 2
+    wire.run(0.2)
+    assert on_time(when(wire.sbc.inbox, start), [0.15])  # to the new gateway it is a first INVITE
+    assert wire.sbc.statuses() == [100]
+    holder.reply(leg, 200)
+    assert wire.sbc.statuses() == [100, 200]
+    assert sum(bool(tel.inbox) for tel in wire.tels) == 1

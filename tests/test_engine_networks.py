@@ -81,6 +81,7 @@ def test_two_listeners_of_one_network_answer_from_where_the_call_came(restart: b
     wire = Wire(platform(listen=["udp:127.0.0.1:5060", "udp:127.0.2.1:5060"]))
     wire.sbc.send(wire.request("INVITE", "sip:0155@127.0.2.1:5060"), listener=1)
     leg = wire.tel().got("INVITE")
+    wire.run(0.2)
     if restart:
         wire.restart()
     wire.tel().reply(leg, 180)

@@ -266,7 +266,7 @@ class Wire:
     def _deliver(self) -> bool:
         """Empty the engine's outbox; True when something was in it."""
         outbox = self.engine.outbox()
-        for data, address, listener in outbox:
+        for data, address, listener, _ in outbox:
             packet = Packet(bytes(data), self.now, self.listen[listener], (address[0], address[1]))
             self.log.append(packet)
             if packet.address in self.refused:

@@ -69,6 +69,7 @@ def test_a_to_tag_that_is_there_is_kept(wire: Wire) -> None:
 def test_the_100_has_no_to_tag_and_copies_the_timestamp(wire: Wire) -> None:
     """RFC 3261 section 8.2.6.1."""
     place(wire, headers=[("Timestamp", "54.21")])
+    wire.run(0.2)
     (trying,) = wire.sbc.responses()
     assert trying.status == 100
     assert trying.tag("To") is None

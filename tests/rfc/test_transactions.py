@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from calls import establish, failure_ack, place
+from calls import cancel, establish, failure_ack, place
 from plain_sip import Request
 from wire import SBC, SERIAL, TICK, Wire, on_time, platform, when
 
@@ -15,13 +15,79 @@ def wire() -> Wire:
     return Wire(platform(**SERIAL))
 
 
-def test_TXN_01_100_at_once(wire: Wire) -> None:
+TRYING = 0.15
+"""Seconds that the 100 waits for something better; RFC 3261 section 17.2.1 allows 200 ms."""
+
+
+def test_TXN_01_a_100_when_nothing_else_comes_within_150_ms(wire: Wire) -> None:
     start = wire.now
     wire.sbc.send(wire.request("INVITE"))
-    wire.run(0.2)
-    (trying,) = wire.sbc.responses()
-    assert trying.status == 100
-    assert trying.time - start <= 0.2
+    wire.run(TRYING - TICK)
+    assert wire.sbc.inbox == []
+    wire.run(31)
+    assert wire.sbc.statuses() == [100]
+    assert on_time(when(wire.sbc.inbox, start), [TRYING])
+
+
+@pytest.mark.parametrize("status", [101, 180, 183, 200, 302, 404, 486, 503, 603])
+def test_TXN_01_no_100_when_something_else_came_first(wire: Wire, status: int) -> None:
+    _, leg = place(wire)
+    wire.run(TRYING - TICK)
+    wire.tel().reply(leg, status)
+    wire.run(0.4)
+    assert wire.sbc.statuses() == [500 if status == 503 else status]
+
+
+@pytest.mark.parametrize("status", [180, 200, 486])
+def test_TXN_01_no_second_100_after_anything_else(wire: Wire, status: int) -> None:
+    _, leg = place(wire)
+    wire.run(TRYING + TICK)
+    wire.tel().reply(leg, status)
+    wire.run(0.4)
+    assert wire.sbc.statuses() == [100, status]
+
+
+def test_TXN_01_a_failover_does_not_put_the_100_off() -> None:
+    """The 150 ms count from the INVITE, whatever becomes of the attempts."""
+    wire = Wire(platform(servers=2))
+    start = wire.now
+    _, leg = place(wire)
+    wire.run(0.1)
+    wire.holder().reply(leg, 503)
+    wire.run(0.5)
+    assert on_time(when(wire.sbc.inbox, start), [TRYING])
+    assert wire.sbc.statuses() == [100]
+
+
+def test_TXN_01_no_100_to_a_call_that_is_refused_at_once() -> None:
+    wire = Wire(platform(servers=2))
+    wire.refused = {tel.address for tel in (wire.tel(0), wire.tel(1))}
+    wire.sbc.send(wire.request("INVITE"))
+    wire.run(0.4)
+    assert wire.sbc.statuses() == [500]
+
+
+def test_TXN_01_a_reinvite_gets_its_100_in_time_too(wire: Wire) -> None:
+    call = establish(wire)
+    for caller, request in ((wire.sbc, call.by_caller("INVITE")), (wire.tel(), call.by_callee("INVITE"))):
+        start = wire.now
+        caller.clear()
+        caller.send(request)
+        wire.run(0.3)
+        assert caller.statuses() == [100]
+        assert on_time(when(caller.responses(), start), [TRYING])
+
+
+def test_TXN_01_the_100_to_a_cancelled_call_does_no_harm(wire: Wire) -> None:
+    """Cancelled before the server said anything: the 100 may come, the 487 must."""
+    invite, leg = place(wire)
+    wire.sbc.send(cancel(invite))
+    wire.run(0.3)
+    assert wire.sbc.statuses("INVITE") == [100]
+    wire.tel().reply(leg, 100)
+    wire.tel().reply(wire.tel().got("CANCEL"), 200)
+    wire.tel().reply(leg, 487)
+    assert wire.sbc.statuses("INVITE") == [100, 487]
 
 
 def test_TXN_02_a_retransmitted_invite_gets_the_last_provisional_again(wire: Wire) -> None:
@@ -38,9 +104,24 @@ def test_TXN_02_a_retransmitted_invite_gets_the_last_provisional_again(wire: Wir
 
 def test_TXN_02_before_any_other_provisional_it_gets_the_100(wire: Wire) -> None:
     invite, _ = place(wire)
+    wire.run(0.1)
+    start = wire.now
+    wire.sbc.send(invite)
+    assert wire.sbc.statuses() == [100]
+    wire.sbc.send(invite)
+    wire.run(0.4)
+    wire.sbc.send(invite)
+    assert wire.sbc.statuses() == [100, 100, 100]  # one for each, and none at 150 ms
+    assert on_time(when(wire.sbc.inbox, start), [0, 0, 0.4])
+    assert len(wire.tel().requests("INVITE")) == 1
+
+
+def test_TXN_02_after_the_100_it_gets_the_100_again(wire: Wire) -> None:
+    invite, _ = place(wire)
+    wire.run(0.4)
     wire.sbc.send(invite)
     assert wire.sbc.statuses() == [100, 100]
-    assert len(wire.tel().requests("INVITE")) == 1
+    assert len({packet.data for packet in wire.sbc.inbox}) == 1
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])
@@ -124,7 +205,7 @@ def test_TXN_06_a_repeated_failure_is_acknowledged_again_and_not_forwarded_again
     wire.run(31)
     wire.tel().reply(leg, 486)
     assert len(wire.tel().requests("ACK")) == 2
-    assert wire.sbc.statuses() == [100, 486]
+    assert wire.sbc.statuses() == [486]
 
 
 def test_TXN_07_the_fields_of_that_ack(wire: Wire) -> None:
@@ -148,7 +229,7 @@ def test_TXN_08_the_callers_ack_of_a_failure_is_absorbed(wire: Wire) -> None:
     wire.sbc.send(failure_ack(invite, wire.sbc.final()))
     wire.run(40)
     assert len(wire.tel().requests("ACK")) == 1
-    assert wire.sbc.statuses() == [100, 486]
+    assert wire.sbc.statuses() == [486]
 
 
 def test_TXN_08_a_failure_is_repeated_until_it_is_acknowledged(wire: Wire) -> None:
@@ -205,7 +286,9 @@ def test_TXN_10_a_stray_response_is_discarded(wire: Wire) -> None:
     _, leg = place(wire)
     forged = [f"SIP/2.0/UDP 127.0.0.1:5060;branch=z9hG4bKforged{leg.branch[13:]}", *leg.lines("Via")[1:]]
     wire.tel().reply(leg, 200, via=forged)
-    assert wire.sbc.statuses() == [100]
+    assert wire.sbc.inbox == []
+    wire.run(0.2)
+    assert wire.sbc.statuses() == [100]  # the call is still on its way
 
 
 def test_TXN_11_after_a_2xx_invite_retransmissions_are_absorbed(wire: Wire) -> None:
@@ -222,7 +305,7 @@ def test_TXN_12_repeated_2xx_are_all_passed_on(wire: Wire) -> None:
     for _ in range(4):
         wire.tel().reply(leg, 200)
         wire.run(7)
-    assert wire.sbc.statuses() == [100, 200, 200, 200, 200]
+    assert wire.sbc.statuses() == [200, 200, 200, 200]
     assert wire.tel().requests("ACK") == []
 
 
@@ -230,7 +313,7 @@ def test_TXN_13_the_proxy_does_not_repeat_a_2xx(wire: Wire) -> None:
     _, leg = place(wire)
     wire.tel().reply(leg, 200)
     wire.run(60)
-    assert wire.sbc.statuses() == [100, 200]
+    assert wire.sbc.statuses() == [200]
 
 
 def test_TXN_14_a_send_error_on_a_response_keeps_the_transaction(wire: Wire) -> None:
