@@ -82,7 +82,11 @@ TIMER_TABLE = """\
 - **Timer H tells nobody.** There is no ACK to wait for any more, and nothing that the proxy core could still do.
 - **A 2xx goes up in every state of an INVITE server**, after a failure response too (section 16.7 step 5): a late
   answer of an attempt that had been given up is a call that somebody has picked up.
-- **The non-INVITE client goes through Completed over UDP only.** Streams would skip it (Timer K is 0): not yet here.
+- **Over streams** timers A, E and G do not run, as the RFC has it. D, I, J and K keep their values, where it has 0:
+  what comes late is still known.
+- **100 Trying to an INVITE** comes after 150 ms, unless something better did, or at once when the INVITE is sent again
+  (section 17.2.1 gives it 200 ms): the proxy core's wish, not the machine's.
+
 """
 
 
