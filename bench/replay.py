@@ -81,10 +81,11 @@ class Replay:
         :raises AssertionError: other than *expected* datagrams were sent for each call.
         """
         assert len(sent) == expected * self.count, f"{len(sent)} datagrams for {self.count} calls"
-        for data, address, _listener in sent:
+        for datagram in sent:
+            data = datagram.data
             call = self.calls[_call_number(data)]
-            if address != messages.CALLER:
-                call.request, call.host = data, address[0]
+            if datagram.address != messages.CALLER:
+                call.request, call.host = data, datagram.address[0]
             elif data.startswith(b"SIP/2.0 200") and b"Record-Route:" in data:
                 call.route = messages.route_set(data)
 
@@ -120,15 +121,15 @@ def _call_number(data: bytes) -> int:
 
 
 STEPS: dict[str, tuple[Callable[[Replay], list[Arrival]], int]] = {
-    "INVITE": (Replay.invites, 2),
+    "INVITE": (Replay.invites, 1),
     "180": (Replay.ringing, 1),
     "200 to INVITE": (Replay.answers, 1),
     "ACK": (Replay.acks, 1),
     "BYE": (Replay.byes, 1),
     "200 to BYE": (Replay.goodbyes, 1),
 }
-"""The messages of a call in order: how the next batch is made, and how many datagrams the engine sends for each
-(two for INVITE: 100 Trying to the caller, INVITE to the server): six come in, seven go out."""
+"""The messages of a call in order: how the next batch is made, and how many datagrams the engine sends for each.
+Six come in and six go out: a server that answers this soon spares the 100 Trying (RFC 3261 section 17.2.1)."""
 
 
 def until(replay: Replay, step: str) -> list[Arrival]:

@@ -145,8 +145,9 @@ no figure is typed by hand. The raw results are in `bench/results/`.
 SIDEBYSIDE = """## Side by side
 
 {rate:,} calls/s over UDP from one caller to six servers (SIPp), {calls:,} calls a round, {rounds} rounds; each call is
-INVITE, 100, 180, 200, ACK, BYE, 200. One worker each, alone on one processor; SIPp has the other. Every round runs all
-candidates in turn, and the ratios are those within a round: median (least to most).
+INVITE, 180, 200, ACK, BYE, 200, and a 100 where the candidate sends one at once. One worker each, alone on one
+processor; SIPp has the other. Every round runs all candidates in turn, and the ratios are those within a round: median
+(least to most).
 
     python -m bench.sidebyside --rate {rate} --calls {calls} --rounds {rounds} relay kamailio ubisip
 """
