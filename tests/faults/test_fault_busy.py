@@ -97,6 +97,24 @@ async def test_the_late_answer_of_an_attempt_that_was_given_up_reaches_the_calle
         assert await taken.acknowledged
 
 
+async def test_a_server_that_dies_with_a_call_it_has_only_said_trying_to(place: Place) -> None:
+    """After 100 nothing is retransmitted, so no ICMP tells; the probes do, and the call goes on elsewhere."""
+    place.write(servers=[{"site": "PA2"}] * 2, carriers=1)
+    with exchange(place.gateway()) as phones:
+        phones.phone("sbc1", place.carrier())
+        for number in (1, 2):
+            phones.phone(f"tel{number}", place.server(number))
+        await start(place.new_gateway())
+        leg = phones.call(phones.phones[0])
+        await leg.arrives()
+        leg.transaction.respond(100)
+        leg.callee.close()
+        await until(lambda: len(phones.arrived[leg.call_id]) == 2, "the call to reach the other server", 15)
+        other, transaction = phones.arrived[leg.call_id][1]
+        assert other is not leg.callee
+        await answer(leg, other, transaction)
+
+
 async def answer(leg: Leg, phone: Phone, transaction: ServerTransaction) -> None:
     """The answer makes the call, and the call can be ended."""
     acknowledged = asyncio.create_task(phone.pick_up(transaction))

@@ -77,6 +77,25 @@ async def test_no_call_is_lost_when_a_gateway_is_killed_under_load(place: Place,
         assert ages.count(True) > 10 and ages.count(False) > 10
 
 
+@pytest.mark.parametrize("by_caller", [True, False], ids=["caller", "callee"])
+async def test_another_gateway_carries_on_the_calls_of_a_dead_one(place: Place, by_caller: bool) -> None:
+    """It has an address of its own and never saw the call: what it must know is in the Route of each request."""
+    place.write(servers=3, carriers=1, gateways=2)
+    first, second = place.new_gateway(1), place.new_gateway(2)
+    with exchange(place.gateway(1)) as phones:
+        populate(place, phones)
+        await start(first)
+        await start(second)
+        legs = [phones.call(phones.phones[0]) for _ in range(5)]
+        await asyncio.gather(*(leg.establish() for leg in legs))
+        first.kill()
+        for leg in legs:
+            leg.hops = [place.gateway(2)]
+        await asyncio.gather(*(leg.reinvite(by_caller=by_caller) for leg in legs))
+        await asyncio.gather(*(leg.bye(by_caller=by_caller) for leg in legs))
+        assert not phones.twice()
+
+
 MARK = b"X-Forged: "
 
 

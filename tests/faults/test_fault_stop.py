@@ -6,7 +6,9 @@ from __future__ import annotations
 import signal
 import time
 
+import pytest
 from crowd import Telephony, crowd, start
+from phones import exchange
 from processes import Place, until
 
 from ubisip.lab.party import Behaviour
@@ -50,6 +52,28 @@ async def test_sigterm_loses_no_call_in_setup(place: Place, record: dict[str, fl
 
 def not_answered(calls: dict[str, Call], call_id: str) -> bool:
     return call_id in calls and not calls[call_id].answered
+
+
+@pytest.mark.long
+async def test_a_phone_that_rings_on_does_not_keep_the_gateway(place: Place, record: dict[str, float]) -> None:
+    """SIGTERM is obeyed within 35 seconds; the call that still rings then is answered through the next gateway."""
+    place.write(servers=1, carriers=1)
+    gateway = place.new_gateway()
+    with exchange(place.gateway()) as phones:
+        phones.phone("sbc1", place.carrier())
+        phones.phone("tel1", place.server())
+        await start(gateway)
+        leg = phones.call(phones.phones[0])
+        await leg.set_up()
+        gateway.signal(signal.SIGTERM)
+        told = time.monotonic()
+        await until(lambda: gateway.exit_code() is not None, "the gateway to end", STOPS_WITHIN)
+        record["seconds to the end"] = time.monotonic() - told
+        assert gateway.exit_code() == 0
+        await start(gateway)
+        leg.answer()
+        await leg.is_established()
+        await leg.bye(by_caller=False)
 
 
 async def test_sighup_drops_nothing(place: Place, record: dict[str, float]) -> None:
