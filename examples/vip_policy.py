@@ -6,9 +6,9 @@
     ubisip key examples/cluster.key
     python examples/vip_policy.py examples/platform.toml pa2-gw1 vip.db
 
-Everybody else is spread by the policy of the configuration file, and so is a VIP whose server is in drain or maintenance.
-The hook says whom to try first, whatever its health and load; a server that is down costs a VIP one attempt, and the
-policy has the next. When the database fails, or does not answer within `routing.hook_timeout`, the
+Everybody else is spread by the policy of the configuration file, and so is a VIP whose server is in drain or
+maintenance. The hook says whom to try first, whatever its health and load; a server that is down costs a VIP one
+attempt, and the policy has the next. When the database fails, or does not answer within `routing.hook_timeout`, the
 call goes on without it; that is counted in `ubisip_hook_failures_total` and logged once a minute.
 """
 
