@@ -63,6 +63,10 @@ class Packet:
     """The listener it left from."""
     address: Address = ("", 0)
     """Where it went."""
+    listener: int = 0
+    """Number of the listener it left from."""
+    stream: int = 0
+    """Number of the connection it went over; 0: it was a datagram."""
 
     @cached_property
     def _parts(self) -> tuple[str, list[Header], bytes]:

@@ -369,7 +369,7 @@ def test_a_restart_with_t1_of_the_rfc_keeps_the_call_ringing() -> None:
 @pytest.mark.parametrize("hook", [False, True])
 @pytest.mark.parametrize("death", [0.0, 0.05, 0.149])
 def test_a_call_killed_before_its_100_is_set_up_by_the_retransmission(death: float, hook: bool) -> None:
-    """What the gateway sent on was lost with it; the caller, who heard nothing, asks again (RFC 3261 section 17.1.1.2)."""
+    """What it sent on was lost with it; the caller, who heard nothing, asks again (RFC 3261 section 17.1.1.2)."""
     wire = Wire(platform(servers=6), hook=hook)
     invite = wire.request("INVITE")
     wire.sbc.send(invite)

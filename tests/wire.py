@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 import random
@@ -21,6 +22,10 @@ KEY = bytes(range(16))
 OTHER_KEY = bytes(range(100, 116))
 GATEWAY: Address = ("127.0.0.1", 5060)
 SBC: Address = ("127.0.0.1", 5090)
+ANY = 2**31 - 1
+"""The stream number that stands for any connection to the address."""
+OPENED = 1000
+"""The number of a connection that the gateway opened when it was told ANY."""
 TICK = 0.002
 """Seconds by which a timer may be late: the engine's resolution is about a millisecond."""
 
@@ -110,15 +115,15 @@ class UserAgent:
         self.handler: Callable[[Packet], None] | None = None
         """Called for each datagram that arrives, after it is in the inbox."""
 
-    def send(self, data: bytes | Request, listener: int = 0) -> None:
-        """Send to the gateway; what follows at this very moment has happened when it returns."""
-        self.wire.transmit(self.address, bytes(data), listener)
+    def send(self, data: bytes | Request, listener: int = 0, stream: int = 0) -> None:
+        """Send to the gateway, a datagram or over a connection; what follows at this very moment has then happened."""
+        self.wire.transmit(self.address, bytes(data), listener, stream)
         self.wire.settle()
 
     def reply(self, request: Packet, status: int, **parts: Any) -> bytes:
-        """Answer *request*, at the listener it came from; the answer's octets."""
+        """Answer *request*, at the listener or over the connection it came from; the answer's octets."""
         data = response(request, status, **parts)
-        self.send(data, self.wire.listen.index(request.source))
+        self.send(data, request.listener, OPENED if request.stream == ANY else request.stream)
         return data
 
     def take(self, packet: Packet) -> None:
@@ -255,10 +260,10 @@ class Wire:
         """Do something *delay* seconds from now."""
         heapq.heappush(self._agenda, (self.now + delay, next(self._order), action))
 
-    def transmit(self, source: Address, data: bytes, listener: int = 0) -> None:
-        """Put a datagram to the gateway on the wire."""
+    def transmit(self, source: Address, data: bytes, listener: int = 0, stream: int = 0) -> None:
+        """Put a datagram to the gateway on the wire, or a message on a connection."""
         for delay in self._delays():
-            self.at(delay, lambda: self.engine.receive(data, source, listener, self.now))
+            self.at(delay, lambda: self.engine.receive(data, source, listener, self.now, stream))
 
     def _delays(self) -> list[float]:
         return self.chaos.copies() if self.chaos else [0.0]
@@ -266,8 +271,9 @@ class Wire:
     def _deliver(self) -> bool:
         """Empty the engine's outbox; True when something was in it."""
         outbox = self.engine.outbox()
-        for data, address, listener, _ in outbox:
-            packet = Packet(bytes(data), self.now, self.listen[listener], (address[0], address[1]))
+        for data, address, listener, stream in outbox:
+            place = (self.listen[listener], (address[0], address[1]))
+            packet = Packet(bytes(data), self.now, *place, listener, stream)
             self.log.append(packet)
             if packet.address in self.refused:
                 self.engine.transport_error(packet.data, packet.address, self.now)
@@ -280,8 +286,7 @@ class Wire:
         return bool(outbox)
 
     def _arrive(self, packet: Packet) -> None:
-        arrived = Packet(packet.data, self.now, packet.source, packet.address)
-        self.agent(*packet.address).take(arrived)
+        self.agent(*packet.address).take(dataclasses.replace(packet, time=self.now))
 
     def settle(self) -> None:
         """Let everything happen that is due now."""
