@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ubisip.errors import UsageError
 from ubisip.platform import Endpoint
 
-BUFFER = 8 * 1024 * 1024
+BUFFER = 2 * 1024 * 1024
 """Octets of socket buffer asked for: some 10,000 datagrams, a second of a site's whole traffic."""
 BACKLOG = 4096
 """Connections that may wait to be accepted: a site's phones that reconnect at once."""

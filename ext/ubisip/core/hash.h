@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A fast keyed hash for our own tables; what leaves the process in a header is signed by SipHash (token.pyx).
  * 64x64 -> 128 bit multiply and fold, sixteen octets a step, in the manner of wyhash (Wang Yi, public domain); the seed,
- * a secret, goes into the first factor, so that no input can make it 0. */
+ * a secret, goes into both factors, so that no input can make one of them 0. */
 #ifndef UBISIP_HASH_H
 #define UBISIP_HASH_H
 #include <stdint.h>
@@ -19,7 +19,7 @@ static inline uint64_t hash_octets(uint64_t seed, const uint8_t *data, uint32_t 
   for (; length >= 16; data += 16, length -= 16) {
     memcpy(&low, data, 8);
     memcpy(&high, data + 8, 8);
-    seed = hash_fold(low ^ seed ^ 0x8ebc6af09c88c6e3ull, high ^ 0x589965cc75374cc3ull) ^ (seed << 1 | seed >> 63);
+    seed = hash_fold(low ^ seed ^ 0x8ebc6af09c88c6e3ull, high ^ (seed << 23 | seed >> 41) ^ 0x589965cc75374cc3ull) ^ seed;
   }
   if (length) {
     memcpy(&low, data, 8);
@@ -30,7 +30,7 @@ static inline uint64_t hash_octets(uint64_t seed, const uint8_t *data, uint32_t 
     } else {
       high &= (1ull << (8 * (length - 8))) - 1;
     }
-    seed = hash_fold(low ^ seed ^ 0x8ebc6af09c88c6e3ull, high ^ 0x1d8e4e27c47d124full) ^ (seed << 1 | seed >> 63);
+    seed = hash_fold(low ^ seed ^ 0x8ebc6af09c88c6e3ull, high ^ (seed << 23 | seed >> 41) ^ 0x1d8e4e27c47d124full) ^ seed;
   }
   return seed;
 }

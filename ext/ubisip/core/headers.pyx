@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The header fields that routing needs, read from a span on demand (RFC 3261 section 20)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memset
+from libc.string cimport memcmp, memset
 
 from ubisip.core.address cimport Address, parse_ip
 from ubisip.core.span cimport (
@@ -55,6 +55,12 @@ cdef bint read_parameter(Cursor* c, Span* name, Span* value) noexcept nogil:
 cdef bint read_via_parameter(const uint8_t* data, Cursor* c, Via* out) noexcept nogil:
     cdef uint32_t semicolon = c.at - 1
     cdef Span name, value
+    if c.end - c.at > 7 and memcmp(data + c.at, b"branch=", 7) == 0 and data[c.at + 7] != 0x22:
+        out.branch.at = c.at + 7
+        c.at = run_to_stop(data, c.at + 7, c.end)
+        out.branch.length = c.at - out.branch.at
+        skip_lws(c)
+        return out.branch.length > 0
     if not read_parameter(c, &name, &value):
         return False
     if same_name(data, name, b"branch", 6):
@@ -181,6 +187,14 @@ cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* o
             return False
     skip_lws(&c)
     while take(&c, 0x3B):
+        if c.end - c.at > 4 and memcmp(data + c.at, b"tag=", 4) == 0 and data[c.at + 4] != 0x22 and out.tag.length == 0:
+            out.tag.at = c.at + 4
+            c.at = run_to_stop(data, c.at + 4, c.end)
+            out.tag.length = c.at - out.tag.at
+            if out.tag.length == 0:
+                return False
+            skip_lws(&c)
+            continue
         if not read_parameter(&c, &name, &value):
             return False
         if out.tag.length == 0 and same_name(data, name, b"tag", 3):

@@ -29,7 +29,6 @@ cdef struct RoutePlan:
     bint own                 # it names this gateway
     Span own_maddr           # value of its maddr when that names this gateway, to be stripped (section 16.4)
     Span maddr               # value of its maddr when it names somebody else
-    Span routes[MAX_ROUTES]  # the Route values as they came; those from first on, below end, go on
     int first
     int end
     int count
@@ -37,6 +36,8 @@ cdef struct RoutePlan:
     Uri route_uri
     bint has_route
     bint loose               # it has lr
+    Span routes[MAX_ROUTES]  # the Route values as they came; those from first on, below end, go on
+    Span uris[MAX_ROUTES]    # their URIs
 
 
 cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil

@@ -25,19 +25,12 @@ cdef bint collect(const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
             if plan.count == MAX_ROUTES or not parse_name_addr(m.data, span_of(at, end), True, &value):
                 return False
             plan.routes[plan.count] = value.value
+            plan.uris[plan.count] = value.uri
             plan.count += 1
             at = value.next
         line = next_header(m, line)
     plan.end = plan.count
     return True
-
-
-cdef bint read_route(const ParsedMessage* m, Span value, Span* text, Uri* uri) noexcept nogil:
-    cdef NameAddr parsed
-    if not parse_name_addr(m.data, value, False, &parsed):
-        return False
-    text[0] = parsed.uri
-    return parse_uri(m.data, parsed.uri, uri)
 
 
 cdef TokenState check_token(Proxy* p, const ParsedMessage* m, const Uri* uri, Token* token) noexcept nogil:
@@ -62,7 +55,8 @@ cdef bint take_request_uri(Proxy* p, const ParsedMessage* m, RoutePlan* plan) no
     plan.token_state = check_token(p, m, &m.request_uri, &plan.token)
     plan.uri_moved = True
     plan.end -= 1
-    return read_route(m, plan.routes[plan.end], &plan.uri, &plan.request_uri)
+    plan.uri = plan.uris[plan.end]
+    return parse_uri(m.data, plan.uri, &plan.request_uri)
 
 
 cdef void read_maddr(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
@@ -82,9 +76,9 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
     cdef Uri uri
     cdef Token token
     cdef TokenState state
-    cdef Span text, unused
+    cdef Span unused
     memset(&token, 0, sizeof(Token))
-    memset(plan, 0, sizeof(RoutePlan))
+    memset(plan, 0, sizeof(RoutePlan) - sizeof(plan.routes) - sizeof(plan.uris))
     if not collect(m, plan) or not take_request_uri(p, m, plan):
         return 400
     if plan.token_state == TOKEN_BAD:
@@ -92,7 +86,7 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
     while plan.first < plan.end:
         if plan.first == MAX_OWN_ROUTES:
             return 400
-        if not read_route(m, plan.routes[plan.first], &text, &uri):
+        if not parse_uri(m.data, plan.uris[plan.first], &uri):
             return 400
         state = check_token(p, m, &uri, &token)
         # Another gateway's value is ours when its token verifies: any gateway continues any call. A second value of its
@@ -100,7 +94,7 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
         if not is_own(p.view, m.data, &uri) and not (state == TOKEN_GOOD and (plan.first == 0 or memcmp(
                 &token, &plan.token, sizeof(Token)) == 0)):
             plan.has_route = True
-            plan.route = text
+            plan.route = plan.uris[plan.first]
             plan.route_uri = uri
             plan.loose = uri_parameter(m.data, &uri, b"lr", 2, &unused)
             break

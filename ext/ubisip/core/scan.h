@@ -66,6 +66,28 @@ static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
   return HEADER_OTHER;
 }
 
+#define SCAN_WORD(a, b, c, d) ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
+
+/* The names that every message has, in their long form and with the colon right behind: id and length << 8; 0: look closer.
+ * A line may be shorter than what is read here: then its CRLF makes it differ. */
+static inline uint32_t scan_known(const uint8_t *n) {
+  uint32_t word;
+  memcpy(&word, n, 4);
+  switch (word | 0x20202020) {
+    case SCAN_WORD('v', 'i', 'a', ':'): return n[3] == ':' ? HEADER_VIA | 3 << 8 : 0;
+    case SCAN_WORD('t', 'o', ':', ' '): return n[2] == ':' ? HEADER_TO | 2 << 8 : 0;
+    case SCAN_WORD('f', 'r', 'o', 'm'): return n[4] == ':' ? HEADER_FROM | 4 << 8 : 0;
+    case SCAN_WORD('c', 's', 'e', 'q'): return n[4] == ':' ? HEADER_CSEQ | 4 << 8 : 0;
+    case SCAN_WORD('c', 'a', 'l', 'l'): return n[7] == ':' && scan_same(n + 4, "-id", 3) ? HEADER_CALL_ID | 7 << 8 : 0;
+    case SCAN_WORD('r', 'o', 'u', 't'): return n[5] == ':' && scan_same(n + 4, "e", 1) ? HEADER_ROUTE | 5 << 8 : 0;
+    case SCAN_WORD('m', 'a', 'x', '-'):
+      return n[12] == ':' && scan_same(n + 4, "forwards", 8) ? HEADER_MAX_FORWARDS | 12 << 8 : 0;
+    case SCAN_WORD('c', 'o', 'n', 't'):
+      return n[14] == ':' && scan_same(n + 4, "ent-length", 10) ? HEADER_CONTENT_LENGTH | 14 << 8 : 0;
+  }
+  return 0;
+}
+
 /* Close the last field: its value ends before the white space that precedes `end`, which is behind a CRLF. */
 static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t end) {
   uint32_t value = field->value, last = end;
@@ -84,64 +106,80 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
 
 /* Index the fields from `at` on. Gives their number and sets *body to the first octet after the empty line, or gives an
  * error and sets *body to where it stands; *count is how many fields are sound in any case. */
-#define SCAN_BODY(NAME, TARGET, MASK)                                                                                   \
-  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body,   \
-                         int *count) {                                                                                  \
-    int n = 0;                                                                                                          \
-    uint32_t line = at, block = at, carry = 0;                                                                          \
-    uint32_t feeds = block < size ? MASK(data + block, '\n') : 0;                                                       \
-    uint32_t returns = block < size ? MASK(data + block, '\r') : 0;                                                     \
-    *count = 0;                                                                                                         \
-    for (;;) {                                                                                                          \
-      while (!feeds) {                                                                                                  \
-        if (carry | (returns & 0x7fffffff)) { *body = line; return SCAN_BAD_LINE; }                                     \
-        carry = returns >> 31;                                                                                          \
-        block += 32;                                                                                                    \
-        if (block >= size) { *body = line; return SCAN_NO_END; }                                                        \
-        feeds = MASK(data + block, '\n');                                                                               \
-        returns = MASK(data + block, '\r');                                                                             \
-      }                                                                                                                 \
-      uint32_t bit = (uint32_t)__builtin_ctz(feeds), feed = block + bit;                                                \
-      feeds &= feeds - 1;                                                                                               \
-      if (feed >= size) { *body = line; return SCAN_NO_END; }                                                           \
-      /* Since the last line end there was one CR, right before this LF: no bare CR, no bare LF. */                     \
-      uint32_t before = returns & ((1u << bit) - 1);                                                                    \
-      if (bit ? carry || before != 1u << (bit - 1) : !carry) { *body = line; return SCAN_BAD_LINE; }                    \
-      returns ^= before;                                                                                                \
-      carry = 0;                                                                                                        \
-      uint8_t first = data[line];                                                                                       \
-      if (first == ' ' || first == '\t') {                                                                              \
-        if (!n) { *body = line; return SCAN_BAD_LINE; }                                                                 \
-        out[n - 1].folded = 1;                                                                                          \
-        out[n - 1].end = line = feed + 1;                                                                               \
-        continue;                                                                                                       \
-      }                                                                                                                 \
-      /* A folded field is closed once, behind its last line: closing it at each would be quadratic. */                 \
-      if (n && out[n - 1].folded) scan_close(data, &out[n - 1], out[n - 1].end);                                        \
-      if (feed == line + 1) { *body = feed + 1; return n; }                                                             \
-      if (n == most) { *body = line; return SCAN_TOO_MANY; }                                                            \
-      uint32_t colons = MASK(data + line, ':'), colon;                                                                  \
-      if (colons) {                                                                                                     \
-        colon = line + (uint32_t)__builtin_ctz(colons);                                                                 \
-      } else {                                                                                                          \
-        const uint8_t *found = memchr(data + line, ':', feed - line);                                                   \
-        colon = found ? (uint32_t)(found - data) : feed;                                                                \
-      }                                                                                                                 \
-      if (colon >= feed) { *body = line; return SCAN_BAD_LINE; }                                                        \
-      uint32_t name_end = colon;                                                                                        \
-      while (name_end > line && (data[name_end - 1] == ' ' || data[name_end - 1] == '\t')) name_end--;                  \
-      if (name_end == line || name_end - line > 0xffff) { *body = line; return SCAN_BAD_LINE; }                         \
-      uint32_t within = name_end - line < 32 ? (1u << (name_end - line)) - 1 : ~0u;                                     \
-      if (MASK(data + line, ' ') & within) { *body = line; return SCAN_BAD_LINE; }                                      \
-      out[n].line = line;                                                                                               \
-      out[n].value = colon + 1;                                                                                         \
-      out[n].name_length = (uint16_t)(name_end - line);                                                                 \
-      out[n].id = scan_name(data + line, name_end - line);                                                              \
-      out[n].folded = 0;                                                                                                \
-      scan_close(data, &out[n], feed + 1);                                                                              \
-      *count = ++n;                                                                                                     \
-      line = feed + 1;                                                                                                  \
-    }                                                                                                                   \
+#define SCAN_BODY(NAME, TARGET, MASK)                                                                                 \
+  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body, \
+                         int *count) {                                                                                \
+    scan_header *field = out, *last = out + most;                                                                     \
+    uint32_t line = at, block = at, lines = 0, returns = 0, folded = 0;                                               \
+    uint32_t feeds = block < size ? MASK(data + block, '\n') : 0, carriage = block < size ? MASK(data + block, '\r') : 0;\
+    int result;                                                                                                       \
+    for (;;) {                                                                                                        \
+      while (!feeds) {                                                                                                \
+        returns += (uint32_t)__builtin_popcount(carriage);                                                            \
+        block += 32;                                                                                                  \
+        if (block >= size) { result = SCAN_NO_END; break; }                                                           \
+        feeds = MASK(data + block, '\n');                                                                             \
+        carriage = MASK(data + block, '\r');                                                                          \
+      }                                                                                                               \
+      if (!feeds) break;                                                                                              \
+      uint32_t bit = (uint32_t)__builtin_ctz(feeds), feed = block + bit;                                              \
+      feeds &= feeds - 1;                                                                                             \
+      lines++;                                                                                                        \
+      if (feed >= size) { result = SCAN_NO_END; break; }                                                              \
+      if (feed == line || data[feed - 1] != '\r') { result = SCAN_BAD_LINE; break; }                                  \
+      uint8_t first = data[line];                                                                                     \
+      if (first <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */                   \
+        if (first == '\r' && feed == line + 1) {                                                                      \
+          /* As many CRs as line ends, and one before each LF: no bare CR, no bare LF. */                             \
+          returns += (uint32_t)__builtin_popcount(carriage & ((1u << bit) - 1));                                      \
+          result = returns == lines ? (int)(field - out) : SCAN_BAD_LINE;                                             \
+          line = feed + 1;                                                                                            \
+          break;                                                                                                      \
+        }                                                                                                             \
+        if ((first != ' ' && first != '\t') || field == out) { result = SCAN_BAD_LINE; break; }                       \
+        folded = field[-1].folded = 1;                                                                                \
+        field[-1].end = line = feed + 1;                                                                              \
+        continue;                                                                                                     \
+      }                                                                                                               \
+      if (folded) { /* closed once, behind its last line: closing it at each would be quadratic */                    \
+        scan_close(data, &field[-1], field[-1].end);                                                                  \
+        folded = 0;                                                                                                   \
+      }                                                                                                               \
+      if (field == last) { result = SCAN_TOO_MANY; break; }                                                           \
+      uint32_t known = scan_known(data + line);                                                                       \
+      field->line = line;                                                                                             \
+      if (!known) {                                                                                                   \
+        uint32_t colons = MASK(data + line, ':'), colon;                                                              \
+        if (colons) {                                                                                                 \
+          colon = line + (uint32_t)__builtin_ctz(colons);                                                             \
+        } else {                                                                                                      \
+          const uint8_t *found = memchr(data + line, ':', feed - line);                                               \
+          colon = found ? (uint32_t)(found - data) : feed;                                                            \
+        }                                                                                                             \
+        uint32_t end = colon;                                                                                         \
+        while (end > line && (data[end - 1] == ' ' || data[end - 1] == '\t')) end--;                                  \
+        uint32_t within = end - line < 32 ? (1u << (end - line)) - 1 : ~0u;                                           \
+        if (colon >= feed || end == line || end - line > 0xffff || (MASK(data + line, ' ') & within)) {               \
+          result = SCAN_BAD_LINE;                                                                                     \
+          break;                                                                                                      \
+        }                                                                                                             \
+        field->value = colon + 1;                                                                                     \
+        field->name_length = (uint16_t)(end - line);                                                                  \
+        field->id = scan_name(data + line, end - line);                                                               \
+      } else {                                                                                                        \
+        field->value = line + (known >> 8) + 1;                                                                       \
+        field->name_length = (uint16_t)(known >> 8);                                                                  \
+        field->id = (uint8_t)known;                                                                                   \
+      }                                                                                                               \
+      field->folded = 0;                                                                                              \
+      scan_close(data, field, feed + 1);                                                                              \
+      field++;                                                                                                        \
+      line = feed + 1;                                                                                                \
+    }                                                                                                                 \
+    if (folded) scan_close(data, &field[-1], field[-1].end);                                                          \
+    *count = (int)(field - out);                                                                                      \
+    *body = line;                                                                                                     \
+    return result;                                                                                                    \
   }
 
 typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, int, uint32_t *, int *);
@@ -163,7 +201,7 @@ static inline uint32_t scan_mask_sse2(const uint8_t *p, uint8_t wanted) {
 }
 SCAN_BODY(scan_sse2, , scan_mask_sse2)
 
-#define SCAN_AVX2 __attribute__((target("avx2,bmi")))
+#define SCAN_AVX2 __attribute__((target("avx2,bmi,popcnt")))
 SCAN_AVX2 static inline uint32_t scan_mask_avx2(const uint8_t *p, uint8_t wanted) {
   return (uint32_t)_mm256_movemask_epi8(
       _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)p), _mm256_set1_epi8((char)wanted)));

@@ -54,6 +54,24 @@ static inline uint32_t run_to_stop(const uint8_t *data, uint32_t at, uint32_t en
 #endif
 }
 
+/* The first octet from `at` on that may not stand in a URI, `end` when there is none; reads up to fifteen beyond `end`. */
+static inline uint32_t run_of_uri(const uint8_t *data, uint32_t at, uint32_t end) {
+#if defined(__SSE2__)
+  for (; at + 16 <= end; at += 16) {
+    /* Letters, digits and most signs at once; what the two comparisons leave is looked at one by one. */
+    __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
+    __m128i odd = _mm_or_si128(
+        _mm_or_si128(_mm_cmplt_epi8(octets, _mm_set1_epi8('#')), _mm_cmpgt_epi8(octets, _mm_set1_epi8('z'))),
+        _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('<')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('>'))),
+                     _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('\\')),
+                                  _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('^')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('`'))))));
+    if (_mm_movemask_epi8(odd)) break;
+  }
+#endif
+  while (at < end && (CHARACTER_CLASS[data[at]] & CLASS_URI)) at++;
+  return at;
+}
+
 /* Value of a lower-case hex digit; 255 for anything else. */
 static const uint8_t HEX_VALUE[256] = {
     [0 ... 255] = 255, ['0'] = 0, ['1'] = 1, ['2'] = 2, ['3'] = 3, ['4'] = 4, ['5'] = 5, ['6'] = 6, ['7'] = 7, ['8'] = 8,

@@ -12,5 +12,6 @@ cdef extern from "syntax.h" nogil:
     const uint8_t CLASS_ALPHA
     const uint8_t CLASS_STOP
     bint character_is(uint8_t c, uint8_t class_bits) noexcept
+    uint32_t run_of_uri(const uint8_t* data, uint32_t at, uint32_t end) noexcept
     uint32_t run_to_stop(const uint8_t* data, uint32_t at, uint32_t end) noexcept
     const uint8_t HEX_VALUE[256]

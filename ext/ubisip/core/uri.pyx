@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
-from ubisip.core.span cimport Cursor, Span, cursor, find_octet, fold, peek, run, same_name, span_of, take, take_class, take_number
-from ubisip.core.syntax cimport CLASS_ALPHA, CLASS_HOST, CLASS_URI, character_is
+from ubisip.core.span cimport Cursor, Span, cursor, find_octet, fold, peek, same_name, span_of, take, take_class, take_number
+from ubisip.core.syntax cimport CLASS_ALPHA, CLASS_HOST, character_is, run_of_uri
 
 
 cdef Scheme read_scheme(const uint8_t* data, Span span, uint32_t* colon) noexcept nogil:
@@ -55,7 +55,7 @@ cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
     out.scheme = read_scheme(data, span, &colon)
     if out.scheme == SCHEME_BAD:
         return False
-    if run(data, colon, end, CLASS_URI) != end:
+    if run_of_uri(data, colon, end) != end:
         return False
     if out.scheme == SCHEME_TEL:
         c = cursor(data, span_of(colon + 1, end))
