@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transport over UDP (RFC 3261 section 18, RFC 3581): rows TRN of the checklist.
 
-Left to the tests with TCP: TRN-01, TRN-02, TRN-05, TRN-08, TRN-09, TRN-16, and TRN-17 over a stream.
+TRN-05 is in test_streams_core; left to the tests with TCP: TRN-01, TRN-02, TRN-08, TRN-09, TRN-16, TRN-17 on a stream.
 """
 
 from __future__ import annotations
