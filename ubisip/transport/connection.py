@@ -8,7 +8,7 @@ import contextlib
 import socket
 import time
 from collections import Counter, deque
-from typing import Protocol
+from typing import Protocol, cast
 
 from ubisip.transport.framing import Framer, FramingError
 
@@ -94,11 +94,10 @@ class Connection(asyncio.Protocol):
     # The event loop's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # by what it can do: uvloop's is no subclass
         peer = transport.get_extra_info("peername")
         if peer is None or self._closed:  # it went as soon as it came, or we stop
-            transport.abort()
+            self._transport.abort()
             return
         if not self.opened:
             self.peer = (peer[0], peer[1])
