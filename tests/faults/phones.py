@@ -32,6 +32,8 @@ class Phone(UserAgent):
         self.heard: list[bytes] = []
         self.without_ack: set[str] = set()
         """Calls whose ACK is lost on its way."""
+        self.is_mute = False
+        """Whatever it sends is lost."""
         self._exchange = exchange
 
     def on_invite(self, transaction: ServerTransaction) -> None:
@@ -48,7 +50,7 @@ class Phone(UserAgent):
         super().receive(data, source)
 
     def send(self, data: bytes, address: Address) -> None:
-        if not (data.startswith(b"ACK ") and Message(data).call_id in self.without_ack):
+        if not self.is_mute and not (data.startswith(b"ACK ") and Message(data).call_id in self.without_ack):
             super().send(data, address)
 
 

@@ -84,6 +84,25 @@ async def test_an_attempt_that_was_given_up_and_rings_late_is_cancelled(place: P
         await answer(leg, other, taken)
 
 
+async def test_an_attempt_whose_ringing_was_lost_is_cancelled_in_the_end(place: Place) -> None:
+    """Its phone rings, but each 180 was lost: the gateway gave it up, and another server answers the call."""
+    place.write(servers=[{"site": "PA2"}] * 2, carriers=1)
+    with exchange(place.gateway()) as phones:
+        phones.phone("sbc1", place.carrier())
+        for number in (1, 2):
+            phones.phone(f"tel{number}", place.server(number))
+        await start(place.new_gateway())
+        leg = phones.call(phones.phones[0])
+        await leg.arrives()
+        lost, late = phones.arrived[leg.call_id][0]
+        lost.is_mute = True
+        late.respond(180, contact=lost.contact)
+        await until(lambda: len(phones.arrived[leg.call_id]) == 2, "the call to reach the second server", 5)
+        lost.is_mute = False
+        await answer(leg, *phones.arrived[leg.call_id][1])
+        await until(late.cancelled.done, "the CANCEL of the attempt that was given up", 15)
+
+
 async def test_the_late_answer_of_an_attempt_that_was_given_up_reaches_the_caller(place: Place) -> None:
     """Whoever answers first has the call; the other phone stops ringing."""
     place.write(servers=[{"site": "PA2"}] * 2, carriers=1)
