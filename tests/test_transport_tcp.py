@@ -17,7 +17,7 @@ import uvloop
 from fake_worker import until
 
 from ubisip.platform import Endpoint
-from ubisip.proxy.sockets import open_stream_listeners
+from ubisip.proxy.sockets import ListenError, open_stream_listeners
 from ubisip.transport import connection, tcp
 from ubisip.transport.connection import IDLE, PATIENCE
 from ubisip.transport.tcp import Streams
@@ -180,6 +180,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             monkeypatch.setattr(tcp if hasattr(tcp, name) else connection, name, value)
 
     yield bound
+
+
+def test_a_taken_port_is_named_and_the_others_are_let_go() -> None:
+    with socket.create_server((HOST, 0)) as other, socket.create_server((HOST, 0)) as free:
+        taken, wanted = other.getsockname()[1], free.getsockname()[1]
+        free.close()
+        with pytest.raises(ListenError, match=rf"^cannot listen on tcp:{HOST}:{taken}: Address already in use$"):
+            open_stream_listeners([Endpoint("tcp", HOST, wanted), Endpoint("tcp", HOST, taken)])
+        with open_stream_listeners([Endpoint("udp", HOST, wanted), Endpoint("tcp", HOST, wanted)])[1] as listener:
+            assert listener.getsockname() == (HOST, wanted)
 
 
 # What comes

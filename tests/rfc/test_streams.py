@@ -198,11 +198,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 @contextlib.asynccontextmanager
 async def started(
-    place: Place, servers: Sequence[int] = (1,), listening: Sequence[int] = (1,)
+    place: Place, servers: Sequence[int] = (1,), listening: Sequence[int] = (1,), **settings: Any
 ) -> AsyncIterator[Platform]:
     """The gateway and, of its *servers*, those that are *listening*."""
     uris = [f"sip:{host}:{port};transport=tcp" for host, port in map(place.server, servers)]
-    place.write(servers=[{"uri": uri} for uri in uris], carriers=1)
+    place.write(servers=[{"uri": uri} for uri in uris], carriers=1, **settings)
     host, port = place.gateway()
     udp = f'"udp:{host}:{port}"'
     place.config.write_text(place.config.read_text().replace(udp, f'{udp}, "tcp:{host}:{port}"'))
@@ -347,14 +347,29 @@ async def test_one_connection_carries_all_requests_to_a_destination(platform: Pl
     assert platform.gateway.counter("ubisip_stream_connections", side="opened") == 1
 
 
+PATIENT = {"health": {"fall": 100}, "first_response_timeout": 20.0}
+"""Only what the connection tells makes the gateway try the next server; its own site's comes first."""
+
+
 async def test_a_server_that_refuses_connections_is_passed_over_at_once(place: Place) -> None:
-    async with started(place, servers=(1, 2), listening=(2,)) as platform:
+    async with started(place, servers=(1, 2), listening=(2,), **PATIENT) as platform:
         stream = await platform.connect()
-        for _ in range(8):
+        for _ in range(3):
             stream.send(platform.request("INVITE", stream))
             server, invite = await platform.holder()
             server.reply(invite, 486)
             await stream.gets(486)
+        assert platform.gateway.attempts() == {"sbc1": 0, "tel1": 3, "tel2": 3}
+
+
+async def test_a_server_that_dies_before_it_answers_is_passed_over_at_once(place: Place) -> None:
+    async with started(place, servers=(1, 2), listening=(1, 2), **PATIENT) as platform:
+        stream, (first, second) = await platform.connect(), platform.servers
+        stream.send(platform.request("INVITE", stream))
+        await first.gets("INVITE")
+        first.close()
+        second.reply(await second.gets("INVITE"), 486)
+        await stream.gets(486)
 
 
 async def test_a_server_that_dies_and_returns_gets_calls_again(platform: Platform) -> None:
