@@ -143,7 +143,6 @@ def test_a_server_behind_a_connection_answers_after_a_restart(onward: Wire, stat
     assert [(packet.status, way(packet)) for packet in onward.sbc.inbox] == [(status, (SBC, UDP, 0))]
 
 
-@pytest.mark.xfail(strict=True, reason="the branch vouches for the port of the connection, not for that of sent-by")
 @pytest.mark.parametrize("rport", ["", ";rport"])
 @pytest.mark.parametrize("status", [180, 200, 486])
 def test_a_caller_whose_connection_died_with_the_gateway_is_called_back(wire: Wire, status: int, rport: str) -> None:

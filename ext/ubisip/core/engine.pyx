@@ -23,7 +23,7 @@ from ubisip.core.request cimport decide, receive_request, server_timer
 from ubisip.core.response cimport client_timer, leave_destination, receive_response, transport_failed
 from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_peer, set_hop
 from ubisip.core.targets cimport forget_old_calls, targets_close, targets_open
-from ubisip.core.timers cimport TICK_BITS, wheel_next, wheel_pop
+from ubisip.core.timers cimport NEVER, TICK_BITS, wheel_next, wheel_pop
 from ubisip.core.token cimport MAX_KEYS, read_hex
 from ubisip.core.transactions cimport PROBE, Transaction, create, find, keep, schedule, transactions_close, transactions_open
 
@@ -59,6 +59,7 @@ class Datagram(NamedTuple):
 cdef void set_now(Proxy* p, int64_t now) noexcept nogil:
     p.now = now
     if p.transactions.wheel.armed == 0:
+        p.transactions.wheel.soonest = NEVER
         p.transactions.wheel.tick = now >> TICK_BITS  # an empty wheel need not be turned through the idle time
 
 

@@ -20,7 +20,7 @@ from ubisip.core.proxy cimport (
     ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, DATAGRAM, FAILOVERS, NO_DESTINATION, SHED_CAPACITY,
     Proxy,
 )
-from ubisip.core.reply cimport add_content_length, mark_via, response_flow
+from ubisip.core.reply cimport add_content_length, mark_via
 from ubisip.core.route cimport RoutePlan, preprocess
 from ubisip.core.snapshot cimport Destination, Listener, set_hop
 from ubisip.core.span cimport Span, span_of
@@ -163,7 +163,10 @@ cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8
     vouched.sent_by = m.via.sent_by
     vouched.cseq = m.cseq
     vouched.invite = m.method == METHOD_INVITE or m.method == METHOD_ACK or m.method == METHOD_CANCEL
-    vouched.response_to = response_flow(m, from_).peer
+    # By the Via alone, as whoever must verify it reads it: a connection's own port may be gone by then.
+    vouched.response_to = from_.peer
+    if not m.via.has_rport:
+        vouched.response_to.port = m.via.port if m.via.port else 5060
     branch.attempt = number
     branch.listener = from_.listener
     branch.destination = p.view.destinations[slot].id if slot >= 0 else 0

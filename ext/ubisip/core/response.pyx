@@ -137,6 +137,8 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
         return
     to.listener = branch.listener
     to.stream = ANY_STREAM if p.view.listeners[to.listener].stream else 0
+    if to.stream:
+        to.peer.port = upstream.port if upstream.port else 5060  # the connection is gone: section 18.2.2
     size = write_upstream(p, m, m.status, to.stream != 0, &out)
     if size:
         outbox_commit(&p.outbox, size, &to)
@@ -209,8 +211,6 @@ cdef void client_response(Proxy* p, uint32_t client, const ParsedMessage* m) noe
     t.status = max(t.status, m.status)
     if cell.actions & DO_STOP:
         t.retransmit_at = t.give_up_at = 0
-        if t.machine == CLIENT_OTHER and t.state == PROCEEDING:
-            t.retransmit_at = p.now + T2  # section 17.1.2.2: Timer E goes on at T2
     if cell.actions & DO_ACK:
         send_ack(p, client, m)
     if cell.actions & DO_WAIT:

@@ -12,6 +12,7 @@ cdef enum:
     TRYING_INVITE = 150000   # a 100 to an INVITE that nothing else has answered: within 200 ms (section 17.2.1)
     TRYING_OTHER = 3500000   # a 100 to a non-INVITE, when Timer E reaches T2 (RFC 4320 section 4.1)
     TICK_BITS = 10           # a tick is 1.024 ms
+    NEVER = 0x7FFFFFFFFFFFFFFF
     WHEEL_SLOTS = 65536      # 67 s; what is due later waits in the last slot
 
 
@@ -22,6 +23,7 @@ cdef struct Wheel:
     int64_t* due             # by entry; 0: not in the wheel
     uint64_t* marks          # one bit a slot
     int64_t tick             # all before it has been fired
+    int64_t soonest          # no entry is in a slot before this tick; NEVER when there is none
     uint32_t armed           # entries in the wheel
     uint32_t capacity
 

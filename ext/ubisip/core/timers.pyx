@@ -22,6 +22,7 @@ cdef bint wheel_open(Wheel* wheel, uint32_t capacity, int64_t now) noexcept nogi
     wheel.capacity = capacity + 1
     wheel.tick = now >> TICK_BITS
     wheel.armed = 0
+    wheel.soonest = NEVER
     wheel.head = <uint32_t*>zeroed(WHEEL_SLOTS * sizeof(uint32_t))
     wheel.marks = <uint64_t*>zeroed(WHEEL_SLOTS // 8)
     wheel.next = <uint32_t*>zeroed(wheel.capacity * sizeof(uint32_t))
@@ -54,6 +55,7 @@ cdef inline void link(Wheel* wheel, uint32_t entry) noexcept nogil:
         tick = wheel.tick
     elif tick >= wheel.tick + WHEEL_SLOTS - 1:
         tick = wheel.tick + WHEEL_SLOTS - 2  # looked at again then
+    wheel.soonest = min(wheel.soonest, tick)
     slot = <uint32_t>(tick & (WHEEL_SLOTS - 1))
     wheel.next[entry] = wheel.head[slot]
     if wheel.head[slot]:
@@ -114,8 +116,11 @@ cdef uint32_t wheel_pop(Wheel* wheel, int64_t now) noexcept nogil:
     cdef int64_t limit = now >> TICK_BITS, tick
     cdef uint32_t entry
     while True:
-        tick = next_tick(wheel)
-        if tick < 0 or tick > limit:
+        tick = wheel.soonest
+        if tick <= limit:
+            tick = next_tick(wheel)
+            wheel.soonest = NEVER if tick < 0 else tick
+        if wheel.soonest > limit:
             wheel.tick = max(wheel.tick, limit)
             return 0
         wheel.tick = tick
@@ -129,6 +134,5 @@ cdef uint32_t wheel_pop(Wheel* wheel, int64_t now) noexcept nogil:
 
 
 cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil:
-    """When wheel_pop() is next worth a call (microseconds); -1: no timer runs."""
-    cdef int64_t tick = next_tick(wheel)
-    return -1 if tick < 0 else tick << TICK_BITS
+    """When wheel_pop() is next worth a call (microseconds), or somewhat earlier; -1: no timer runs."""
+    return -1 if wheel.armed == 0 else wheel.soonest << TICK_BITS

@@ -51,7 +51,7 @@ cdef extern from "socket.h" nogil:
 cdef enum:
     MAILBOX = 8192           # letters on their way to the worker; a full box refuses, and the control thread says so
     BATCHES_A_TURN = 16      # datagrams of one socket before the timers and the other sockets have their turn
-    IDLE_TURNS = 8           # empty turns after which the worker sleeps in epoll instead of looking again
+    IDLE_TURNS = 3           # empty turns after which the worker sleeps in epoll instead of looking again
     TURN_MOST = 500          # milliseconds: it shows that it lives at least twice a second
     ERRORS_A_TURN = 64
     BEHIND = 20000           # microseconds without seeing an empty socket: new calls are shed until it has caught up
@@ -278,10 +278,12 @@ cdef class Worker:
 
     cdef void loop(self) noexcept nogil:
         cdef int idle = IDLE_TURNS, got
+        cdef bint slept
         cdef int64_t now
         self.caught_up = clock()
         while not load_acquire(&self.stopping):
-            if idle >= IDLE_TURNS or self.coalesce == 0:
+            slept = idle >= IDLE_TURNS or self.coalesce == 0
+            if slept:
                 self.sleep()
             else:
                 self.gather()
@@ -289,7 +291,7 @@ cdef class Worker:
             self.alive = now
             self.open_letters(now)
             got = self.receive_all(now)
-            if got == 0 or self.failed:
+            if self.failed or (slept and got == 0):
                 self.read_all_errors(now)
             while engine_advance(self.proxy, now):
                 self.send_all()
