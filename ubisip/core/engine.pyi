@@ -44,7 +44,8 @@ class Engine:
 
     def __init__(self, snapshot: Snapshot, keys: Sequence[bytes]) -> None: ...
     def receive(self, data: bytes, source: tuple[str, int], listener: int, now: float, stream: int = 0) -> None:
-        """Take one datagram that came from *source* to listener number *listener*, or one message of connection *stream*."""
+        """Take one datagram that came from *source* to listener number *listener*, or one message of
+        connection *stream*."""
     def advance(self, now: float) -> None:
         """Fire every timer due at *now*."""
     def next_timer(self) -> float | None:

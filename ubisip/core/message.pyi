@@ -63,3 +63,12 @@ class Message:
         """The first value of the header field *name* (any case, compact forms too)."""
     def get_all(self, name: str) -> list[str]:
         """Every value of the header field *name*, in order, one item per header line."""
+
+def parse_many(data: bytes, times: int) -> float:
+    """Nanoseconds per parse of *data*, over *times* parses in C.
+
+    :raises ParseError: *data* is not a SIP message that a proxy may handle.
+    """
+
+def use_scanner(name: str) -> bool:
+    """Choose the scanner by name (``avx2``, ``sse2``, ``scalar``; empty: the best); False: not on this processor."""

@@ -15,7 +15,12 @@ class Worker:
     """
 
     def __init__(
-        self, sockets: Sequence[socket.socket | None], snapshot: Snapshot, keys: Sequence[bytes], *, coalesce: float = 0.0005
+        self,
+        sockets: Sequence[socket.socket | None],
+        snapshot: Snapshot,
+        keys: Sequence[bytes],
+        *,
+        coalesce: float = 0.0005,
     ) -> None: ...
     def start(self) -> None: ...
     def stop(self) -> None:
@@ -38,4 +43,5 @@ class Worker:
         """A request from stream_messages() could not be sent to *address*: its attempt has failed."""
     def statistics(self) -> dict[str, Any]:
         """As Engine.statistics(), plus ``worker``: ``{"batches": n, "received": n, "sent": n, "send_errors": n,
-        "busy": seconds}`` and ``alive``: the monotonic time of the worker's last turn (it turns at least once a second)."""
+        "busy": seconds}`` and ``alive``: the monotonic time of the worker's last turn (at least one
+        a second)."""

@@ -38,7 +38,7 @@ cdef bint is_routable(const Address* a) noexcept nogil:
 
 
 cdef bint parse_ip(const uint8_t* data, Span host, Address* out) noexcept nogil:
-    """Read an IPv4 or IPv6 address, in brackets or, as in received, without; False for a name. The port is left alone."""
+    """Read an IPv4 or IPv6 address, in brackets or, as in received, without; False for a name. The port stays."""
     cdef char text[48]
     cdef uint32_t at = host.at, length = host.length, i = 0, octet, digits, part
     if length == 0:

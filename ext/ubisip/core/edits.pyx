@@ -50,7 +50,8 @@ cdef uint32_t edits_growth(const Edits* edits) noexcept nogil:
     return edits.used
 
 
-cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end, uint8_t* out) noexcept nogil:
+cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end,
+                     uint8_t* out) noexcept nogil:
     """Write the octets from *start* to *end* with the edits that fall between them; gives the length written."""
     cdef uint32_t at = start, length = 0
     cdef const Edit* each

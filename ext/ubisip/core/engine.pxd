@@ -14,8 +14,10 @@ cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flo
 cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil
 cdef int64_t engine_next_timer(const Proxy* p) noexcept nogil
 cdef void engine_swap(Proxy* p, const PlatformView* view, int64_t now) noexcept nogil
-cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, int64_t handle, int64_t timeout, int64_t now) noexcept nogil
-cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, const Address* to, int64_t now) noexcept nogil
+cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, int64_t handle, int64_t timeout,
+                       int64_t now) noexcept nogil
+cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, const Address* to,
+                                 int64_t now) noexcept nogil
 cdef bint engine_decide(Proxy* p, int64_t handle, int slot, int64_t now) noexcept nogil
 cdef Proxy* open_proxy(Snapshot snapshot, keys, int64_t now) except NULL
 cdef void close_proxy(Proxy* p) noexcept

@@ -15,7 +15,8 @@ from ubisip.core.outbox cimport (
     outbox_clear, outbox_close, outbox_nearly_full, outbox_open, outbox_send,
 )
 from ubisip.core.proxy cimport (
-    COUNTERS, DATAGRAM, KEEP_ALIVES, MALFORMED_DROPPED, MALFORMED_REQUESTS, PDD_BUCKETS, RECEIVED, REQUESTS, RESPONSES, Proxy,
+    COUNTERS, DATAGRAM, KEEP_ALIVES, MALFORMED_DROPPED, MALFORMED_REQUESTS, PDD_BUCKETS, RECEIVED, REQUESTS, RESPONSES,
+    Proxy,
 )
 from ubisip.core.forward cimport KEY_PROBE
 from ubisip.core.reply cimport answer
@@ -25,7 +26,9 @@ from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_pee
 from ubisip.core.targets cimport forget_old_calls, targets_close, targets_open
 from ubisip.core.timers cimport NEVER, TICK_BITS, wheel_next, wheel_pop
 from ubisip.core.token cimport MAX_KEYS, read_hex
-from ubisip.core.transactions cimport PROBE, Transaction, create, find, keep, schedule, transactions_close, transactions_open
+from ubisip.core.transactions cimport (
+    PROBE, Transaction, create, find, keep, schedule, transactions_close, transactions_open,
+)
 
 from ubisip.core.events import EVENT_KINDS, Event
 from ubisip.core.response import pdd_bounds
@@ -36,9 +39,10 @@ __all__ = ["EVENT_KINDS", "Datagram", "Engine", "Event"]
 COUNTER_NAMES = (
     "received", "requests", "responses", "keep_alives", "malformed_requests", "malformed_dropped", "strangers_refused",
     "strangers_dropped", "retransmissions", "retransmitted", "calls", "failovers", "late_answers", "cancels",
-    "abandoned_cancelled", "stateless_responses", "forged_responses", "stray_responses", "stranger_responses", "bad_tokens",
-    "loops", "shed_draining", "shed_overload", "shed_capacity", "shed_source", "shed_routes", "no_destination", "bound_transactions",
-    "bound_memory", "bound_calls", "bound_edits", "timeouts", "refused", "silent", "hook_late", "wrong_events",
+    "abandoned_cancelled", "stateless_responses", "forged_responses", "stray_responses", "stranger_responses",
+    "bad_tokens", "loops", "shed_draining", "shed_overload", "shed_capacity", "shed_source", "shed_routes",
+    "no_destination", "bound_transactions", "bound_memory", "bound_calls", "bound_edits", "timeouts", "refused",
+    "silent", "hook_late", "wrong_events",
 )
 
 cdef enum:
@@ -100,12 +104,12 @@ cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flo
 cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
     """Fire what is due; True: more is due, send the outbox first and come again."""
     cdef uint32_t index
-    cdef int fired
+    cdef int _fired
     set_now(p, now)
     if now - p.swept > 1000000:
         p.swept = now
         forget_old_calls(&p.targets, now)
-    for fired in range(TIMERS_A_TURN):
+    for _fired in range(TIMERS_A_TURN):
         if outbox_nearly_full(&p.outbox):
             return True
         index = wheel_pop(&p.transactions.wheel, now)
@@ -135,14 +139,16 @@ cdef void engine_swap(Proxy* p, const PlatformView* view, int64_t now) noexcept 
             leave_destination(p, slot)
 
 
-cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, int64_t handle, int64_t timeout, int64_t now) noexcept nogil:
+cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, int64_t handle, int64_t timeout,
+                       int64_t now) noexcept nogil:
     """Send an OPTIONS of ours in its own client transaction; its branch is "z9hG4bKp" and 16 hex digits."""
     cdef uint64_t key[2]
     cdef uint32_t index
     cdef Transaction* t
     set_now(p, now)
     key[1] = KEY_PROBE
-    if not p.view.destinations[slot].present or not parse_message(&p.message, data, size) or p.message.via.branch.length != 24 \
+    if not p.view.destinations[slot].present or not parse_message(&p.message, data, size) \
+            or p.message.via.branch.length != 24 \
             or not read_hex(data + p.message.via.branch.at + 8, 16, &key[0]) or find(&p.transactions, key):
         emit(&p.events, EVENT_PROBE, now, slot, 0, handle, 0, NULL, 0)
         return
@@ -164,7 +170,8 @@ cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, i
     schedule(&p.transactions, index)
 
 
-cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, const Address* to, int64_t now) noexcept nogil:
+cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, const Address* to,
+                                 int64_t now) noexcept nogil:
     set_now(p, now)
     transport_failed(p, data, size, to)
 
@@ -199,7 +206,8 @@ cdef Proxy* open_proxy(Snapshot snapshot, keys, int64_t now) except NULL:
     p.view = snapshot.view
     memcpy(p.secret, <const char*>secret, 16)
     if not (transactions_open(&p.transactions, snapshot.view.max_transactions, now)
-            and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox) and events_open(&p.events) and events_open(&p.streams)):
+            and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox)
+            and events_open(&p.events) and events_open(&p.streams)):
         close_proxy(p)
         raise MemoryError
     p.transactions.pool.most = snapshot.view.max_memory
@@ -296,8 +304,8 @@ cdef class Engine:
         cdef uint32_t i
         taken = [
             Datagram((<const char*>self.proxy.outbox.datagrams[i].data)[:self.proxy.outbox.datagrams[i].size],
-                     address_to_python(&self.proxy.outbox.datagrams[i].to.peer), self.proxy.outbox.datagrams[i].to.listener,
-                     self.proxy.outbox.datagrams[i].to.stream)
+                     address_to_python(&self.proxy.outbox.datagrams[i].to.peer),
+                     self.proxy.outbox.datagrams[i].to.listener, self.proxy.outbox.datagrams[i].to.stream)
             for i in range(self.proxy.outbox.count)
         ]
         outbox_clear(&self.proxy.outbox)

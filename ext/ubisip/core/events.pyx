@@ -16,7 +16,8 @@ cdef extern from "ring.h" nogil:
     void store_release_long(uint64_t* word, uint64_t value) noexcept
 
 
-EVENT_KINDS = ("ask", "probe", "refused", "silent", "busy", "setup", "ringing", "answered", "failed", "failover", "ended")
+EVENT_KINDS = ("ask", "probe", "refused", "silent", "busy", "setup", "ringing", "answered", "failed", "failover",
+               "ended")
 
 
 class Event(NamedTuple):

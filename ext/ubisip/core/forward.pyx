@@ -1,39 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request forwarding (RFC 3261 section 16.6): a client transaction per attempt, its CANCEL and its ACK."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-from ubisip.core.address cimport Address, Flow, write_number
-from ubisip.core.edits cimport Edits, delete, edit, edits_clear, edits_growth, insert, insert_span, splice
+from ubisip.core.address cimport Flow, write_number
+from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert, insert_span, splice
 from ubisip.core.events cimport EVENT_FAILOVER, EVENT_SETUP, EventKind, emit
-from ubisip.core.machines cimport (
-    CLIENT_INVITE, CLIENT_OTHER, COMPLETED, PROCEEDING, SERVER_INVITE, TERMINATED, TRYING,
-)
+from ubisip.core.machines cimport CLIENT_INVITE, CLIENT_OTHER, PROCEEDING, SERVER_INVITE
 from ubisip.core.identity cimport loop_hash, tag_hash
 from ubisip.core.message cimport (
-    HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_RECORD_ROUTE, HEADER_ROUTE,
-    HEADER_TO, HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH,
-    METHOD_REGISTER, ParsedMessage, next_header, parse_message,
+    HEADER_CALL_ID, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_RECORD_ROUTE, HEADER_ROUTE, HEADER_TO, HEADER_VIA,
+    METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH, METHOD_REGISTER,
+    ParsedMessage, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
-    ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, DATAGRAM, FAILOVERS, NO_DESTINATION, SHED_CAPACITY,
-    Proxy,
+    ABANDONED_CANCELLED, BOUND_EDITS, BOUND_MEMORY, BOUND_TRANSACTIONS, DATAGRAM, FAILOVERS, NO_DESTINATION,
+    SHED_CAPACITY, Proxy,
 )
 from ubisip.core.reply cimport add_content_length, mark_via
 from ubisip.core.route cimport RoutePlan, preprocess
 from ubisip.core.snapshot cimport Destination, Listener, set_hop
-from ubisip.core.span cimport Span, span_of
-from ubisip.core.targets cimport ALL_FULL, NOBODY, choose, may_take, take_call
+from ubisip.core.span cimport Span
+from ubisip.core.targets cimport ALL_FULL, choose, may_take, take_call
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport (
     BRANCH_LENGTH, TOKEN_LENGTH, Branch, Token, Vouched, sign_branch, write_branch, write_token,
 )
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, WANT_CANCEL, Transaction, adopt,
-    create, find, keep, release, schedule,
+    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, WANT_CANCEL, Transaction,
+    adopt, create, find, keep, release, schedule,
 )
-from ubisip.core.uri cimport Uri, uri_parameter
+from ubisip.core.uri cimport uri_parameter
 
 
 cdef uint32_t put(char* out, uint32_t at, const char* text, uint32_t length) noexcept nogil:
@@ -100,8 +98,8 @@ cdef bint makes_dialog(const ParsedMessage* m) noexcept nogil:
         and m.method != METHOD_MESSAGE and m.method != METHOD_PUBLISH and m.method != METHOD_ACK
 
 
-cdef void edit_record_route(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, const Flow* hop, int slot,
-                            uint32_t at) noexcept nogil:
+cdef void edit_record_route(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, const Flow* hop,
+                            int slot, uint32_t at) noexcept nogil:
     """Step 4: one value, or two when the sides differ (RFC 5658); both carry the token that routes the dialog."""
     cdef Token token
     cdef char text[TOKEN_LENGTH]
@@ -153,7 +151,8 @@ cdef void insert_via(Proxy* p, uint32_t at, const Listener* listener, const Bran
     insert(&p.edits, at, text, n)
 
 
-cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8_t number, int slot, Branch* branch) noexcept nogil:
+cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8_t number, int slot,
+                      Branch* branch) noexcept nogil:
     """The branch is a pure function of the request, the attempt and the destination (DESIGN section 5)."""
     cdef Vouched vouched
     vouched.data = m.data
@@ -196,7 +195,8 @@ cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_,
     return splice(&p.edits, m.data, m.start, m.size, out[0])
 
 
-cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan, const Flow* hop, int slot) noexcept nogil:
+cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan, const Flow* hop,
+                  int slot) noexcept nogil:
     """Send the request to one destination through a new client transaction; False: a bound forbids it."""
     cdef Transaction* s = &p.transactions.slab[server]
     cdef Transaction* t
@@ -309,8 +309,8 @@ cdef bint attempt_again(Proxy* p, uint32_t server, int* status) noexcept nogil:
     return True
 
 
-cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_, const RoutePlan* plan, const Flow* hop, int slot,
-                            uint8_t number) noexcept nogil:
+cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_, const RoutePlan* plan, const Flow* hop,
+                            int slot, uint8_t number) noexcept nogil:
     """An ACK goes on without any state (RFC 3261 section 16.11); the same request always with the same branch."""
     cdef Branch branch
     cdef uint8_t* out = NULL
@@ -327,9 +327,9 @@ cdef uint32_t copy_line(const ParsedMessage* m, int index, uint8_t* out, uint32_
     return at + length
 
 
-cdef uint32_t build_hop_request(const ParsedMessage* invite, const ParsedMessage* response, const char* method, uint32_t length,
-                                uint8_t* out) noexcept nogil:
-    """CANCEL (section 9.1) or the ACK of a 3xx-6xx (section 17.1.1.3) for an INVITE we sent: only its top Via, its Route."""
+cdef uint32_t build_hop_request(const ParsedMessage* invite, const ParsedMessage* response, const char* method,
+                                uint32_t length, uint8_t* out) noexcept nogil:
+    """CANCEL (section 9.1) or the ACK of a 3xx-6xx (section 17.1.1.3) for an INVITE of ours: its top Via, its Route."""
     cdef uint32_t at = put(<char*>out, 0, method, length)
     cdef int line = invite.first[HEADER_ROUTE]
     out[at] = 0x20
@@ -374,7 +374,8 @@ cdef void send_ack(Proxy* p, uint32_t client, const ParsedMessage* response) noe
     t.method = METHOD_ACK
 
 
-cdef void send_cancel_request(Proxy* p, const uint8_t* data, uint32_t size, uint64_t mac, const Flow* hop, uint32_t t1, int slot) noexcept nogil:
+cdef void send_cancel_request(Proxy* p, const uint8_t* data, uint32_t size, uint64_t mac, const Flow* hop, uint32_t t1,
+                              int slot) noexcept nogil:
     """A CANCEL in its own client transaction; its response concerns nobody."""
     cdef uint64_t key[2]
     cdef uint32_t index
@@ -432,7 +433,8 @@ cdef void cancel_others(Proxy* p, uint32_t server, uint32_t but) noexcept nogil:
         client = p.transactions.slab[client].sibling
 
 
-cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot, uint8_t number) noexcept nogil:
+cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot,
+                           uint8_t number) noexcept nogil:
     """A CANCEL whose INVITE another gateway, or this one before it was restarted, sent on.
 
     The branch of that INVITE is a function of what the CANCEL repeats, so the server can match it.
@@ -447,7 +449,8 @@ cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, 
     size = write_request(p, m, from_, -1, &plan, hop, slot, &branch, &out)
     if size == 0 or size > DATAGRAM:
         return
-    # Only our Via goes on, for a CANCEL is hop by hop: what was spliced is read again, elsewhere than the outbox's next room.
+    # Only our Via goes on, for a CANCEL is hop by hop: what was spliced is read again, away from the outbox's
+    # next room.
     memcpy(p.scratch, out, size)
     if not parse_message(&p.stored, p.scratch, size):
         return

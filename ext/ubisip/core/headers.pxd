@@ -14,7 +14,7 @@ cdef struct Via:
     Span branch
     Span received        # the parameter's value
     Span rport           # the parameter's value
-    Span rport_parameter # ";rport" itself, so that it can be given its value
+    Span rport_parameter  # ";rport" itself, so that it can be given its value
     bint has_rport
     bint has_received
     bint has_maddr

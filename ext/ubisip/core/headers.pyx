@@ -12,7 +12,7 @@ from ubisip.core.syntax cimport CLASS_HOST, CLASS_LWS, CLASS_TOKEN, character_is
 
 
 cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
-    """host = hostname / IPv4address / IPv6reference; a bare IPv6 address, which some send in received, has no brackets."""
+    """host = hostname / IPv4address / IPv6reference, or a bare IPv6 address, which some send in received."""
     cdef uint32_t start = c.at
     if take(c, 0x5B):
         c.at = find_octet(c.data, c.at, c.end, 0x5D)
@@ -78,7 +78,7 @@ cdef bint read_via_parameter(const uint8_t* data, Cursor* c, Via* out) noexcept 
 
 
 cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
-    """via-parm = sent-protocol LWS sent-by *( SEMI via-params ), the first of *span*; False when it breaks the grammar."""
+    """via-parm = sent-protocol LWS sent-by *( SEMI via-params ), the first of *span*; False: it breaks the grammar."""
     cdef Cursor c = cursor(data, span)
     cdef uint64_t port = 0
     cdef uint32_t end
@@ -141,7 +141,7 @@ cdef bint skip_display_name(Cursor* c) noexcept nogil:
 
 
 cdef bint read_bracketed(Cursor* c, Span* uri) noexcept nogil:
-    """LAQUOT addr-spec RAQUOT; blanks inside, which the grammar forbids, are left out of the URI (RFC 4475 3.1.2.14)."""
+    """LAQUOT addr-spec RAQUOT; blanks inside, which the grammar forbids, do not enter the URI (RFC 4475 3.1.2.14)."""
     cdef uint32_t start, end
     c.at += 1
     skip_lws(c)
@@ -211,7 +211,7 @@ cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* o
 
 
 cdef bint via_response_address(const uint8_t* data, const Via* via, Address* out) noexcept nogil:
-    """Where a response goes by this Via (RFC 3261 section 18.2.2, RFC 3581 section 4); False when it names no address."""
+    """Where a response goes by this Via (RFC 3261 section 18.2.2, RFC 3581 section 4); False: it names no address."""
     cdef Cursor c
     cdef uint64_t port = 0
     cdef Span host = via.host

@@ -21,7 +21,8 @@ cdef inline uint64_t add(uint64_t seed, const ParsedMessage* m, Span span) noexc
     return hash_octets(seed, m.data + span.at, span.length)
 
 
-cdef void end_key(const uint64_t* secret, uint64_t hash, const ParsedMessage* m, bint as_invite, uint64_t* key) noexcept nogil:
+cdef void end_key(const uint64_t* secret, uint64_t hash, const ParsedMessage* m, bint as_invite,
+                  uint64_t* key) noexcept nogil:
     if as_invite or m.method == METHOD_INVITE or m.method == METHOD_ACK:
         hash = hash_fold(hash ^ secret[1], <uint64_t>0x9E3779B97F4A7C15)
     else:
@@ -31,7 +32,8 @@ cdef void end_key(const uint64_t* secret, uint64_t hash, const ParsedMessage* m,
     key[1] = hash_fold(hash, secret[1]) | <uint64_t>1 << 63
 
 
-cdef void branch_key(const uint64_t* secret, const ParsedMessage* m, Span branch, Span sent_by, bint as_invite, uint64_t* key) noexcept nogil:
+cdef void branch_key(const uint64_t* secret, const ParsedMessage* m, Span branch, Span sent_by, bint as_invite,
+                     uint64_t* key) noexcept nogil:
     """Branch, sent-by and method; an ACK counts as its INVITE."""
     end_key(secret, add(add(secret[0], m, branch), m, sent_by), m, as_invite, key)
 

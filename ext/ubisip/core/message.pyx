@@ -9,8 +9,8 @@ from ubisip.core.headers cimport NameAddr, parse_name_addr, parse_via
 from ubisip.core.span cimport (
     Cursor, Span, cursor, find_octet, peek, same, skip_lws, span_of, take, take_class, take_number,
 )
-from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, CLASS_URI, character_is
-from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL, SCHEME_BAD, Uri, parse_uri
+from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is
+from ubisip.core.uri cimport Uri, parse_uri
 
 
 cdef extern from "scan.h" nogil:
@@ -414,7 +414,8 @@ cdef class Message:
     def headers(self):
         cdef int i
         return [
-            (self.text(span_of(self.parsed.headers[i].line, self.parsed.headers[i].line + self.parsed.headers[i].name_length)),
+            (self.text(span_of(self.parsed.headers[i].line,
+                               self.parsed.headers[i].line + self.parsed.headers[i].name_length)),
              self.text(header_value(self.parsed, i)))
             for i in range(self.parsed.count)
         ]
@@ -437,17 +438,17 @@ def parse_many(bytes data not None, int times) -> float:
     cdef Message message = Message(data)
     cdef uint32_t size = <uint32_t>len(data)
     cdef timespec begin, end
-    cdef int i
+    cdef int _i
     with nogil:
         clock_gettime(CLOCK_MONOTONIC, &begin)
-        for i in range(times):
+        for _i in range(times):
             parse_message(message.parsed, message.memory, size)
         clock_gettime(CLOCK_MONOTONIC, &end)
     return ((end.tv_sec - begin.tv_sec) * 1e9 + (end.tv_nsec - begin.tv_nsec)) / times
 
 
 def use_scanner(str name) -> bool:
-    """Choose the scanner by name (``avx2``, ``sse2``, ``scalar``; empty: the best); False when this processor lacks it."""
+    """Choose the scanner by name (``avx2``, ``sse2``, ``scalar``; empty: the best); False: not on this processor."""
     global scan
     cdef bytes text = name.encode()
     cdef scan_function chosen = scan_choose(<const char*>text if text else NULL)

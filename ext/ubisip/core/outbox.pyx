@@ -9,7 +9,8 @@ from ubisip.core.message cimport SCAN_PADDING
 
 
 cdef bint outbox_open(Outbox* outbox) noexcept nogil:
-    cdef void* memory = mmap(NULL, OUTBOX_OCTETS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    cdef void* memory = mmap(
+        NULL, OUTBOX_OCTETS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     if memory == MAP_FAILED:
         return False
     outbox.arena = <uint8_t*>memory

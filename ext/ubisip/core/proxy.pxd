@@ -73,7 +73,7 @@ cdef struct Proxy:
     Events streams           # messages that go out over connections, which the control thread holds
     Edits edits
     RateLimit refusals       # 403s to strangers
-    RateLimit strange_routes # requests that an explicit Route sends to strangers
+    RateLimit strange_routes  # requests that an explicit Route sends to strangers
     Histogram pdd
     uint64_t counters[COUNTERS]
     uint64_t responses[7]    # by class, sent to the caller's side

@@ -4,24 +4,23 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
 
 from ubisip.core.address cimport Address, Flow, parse_ip, same_ip, write_ip, write_number
-from ubisip.core.edits cimport Edits, edit, edits_clear, edits_growth, insert, splice
+from ubisip.core.edits cimport Edits, edit, edits_clear, insert, splice
 from ubisip.core.machines cimport (
-    ACCEPTED, COMPLETED, DO_AGAIN, DO_SEND, DO_TIMEOUT, DO_WAIT, PROCEEDING, SEND_1XX, SEND_2XX, SEND_FINAL, SERVER_INVITE,
-    WRONG, Cell, machine_step,
+    ACCEPTED, COMPLETED, DO_AGAIN, DO_SEND, DO_TIMEOUT, DO_WAIT, SEND_1XX, SEND_2XX, SEND_FINAL, SERVER_INVITE, WRONG,
+    Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_TIMESTAMP, HEADER_TO, HEADER_VIA, ParsedMessage, next_header,
-    parse_message,
+    HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_TIMESTAMP, HEADER_TO, HEADER_VIA,
+    ParsedMessage, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve
 from ubisip.core.proxy cimport WRONG_EVENTS, Proxy
-from ubisip.core.span cimport Span, span_of
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport SipHash, siphash_add, siphash_add_number, siphash_end, siphash_init, write_hex
 from ubisip.core.transactions cimport OVERDUE, Transaction, keep, release, schedule
 
 cdef enum:
-    LARGEST_DATAGRAM = 65507 # by UDP over IPv4
+    LARGEST_DATAGRAM = 65507  # by UDP over IPv4
     OWN_TAG_LENGTH = 18      # "u-" and 16 hex digits
 
 
@@ -114,8 +113,8 @@ cdef uint32_t put_to(Proxy* p, const ParsedMessage* m, int index, int status, ui
     return put(out, at + 16, b"\r\n")
 
 
-cdef uint32_t build(Proxy* p, const ParsedMessage* m, const Edits* edits, int status, const char* reason, const char* extra,
-                    uint8_t* out) noexcept nogil:
+cdef uint32_t build(Proxy* p, const ParsedMessage* m, const Edits* edits, int status, const char* reason,
+                    const char* extra, uint8_t* out) noexcept nogil:
     """Write the response: the request's Via values, From, To, Call-ID and CSeq, then *extra* lines."""
     cdef uint32_t at = put(out, 0, b"SIP/2.0 ")
     cdef int index = m.first[HEADER_VIA]
@@ -145,7 +144,8 @@ cdef uint32_t room_for(const ParsedMessage* m, const char* reason, const char* e
     return m.size + 512 + <uint32_t>strlen(reason) + (<uint32_t>strlen(extra) if extra != NULL else 0)
 
 
-cdef void answer(Proxy* p, const ParsedMessage* m, const Flow* from_, int status, const char* reason, const char* extra) noexcept nogil:
+cdef void answer(Proxy* p, const ParsedMessage* m, const Flow* from_, int status, const char* reason,
+                 const char* extra) noexcept nogil:
     """Answer a request without making a transaction; *extra* are whole header lines, or NULL."""
     cdef Flow to = response_flow(m, from_)
     cdef uint32_t size
@@ -166,7 +166,8 @@ cdef const char* retry_after(Proxy* p) noexcept nogil:
 
 
 cdef bint send_response(Proxy* p, uint32_t server, uint8_t* data, uint32_t size, int status) noexcept nogil:
-    """Let the server transaction send a response that lies in the reserved room of the outbox; False: its state forbids it.
+    """Let the server transaction send a response that lies in the reserved room of the outbox; False: its state
+    forbids it.
 
     It keeps what it must send again, sets its timers, and lets the request go once the final response is out.
     """
@@ -212,7 +213,8 @@ cdef void answer_later(Proxy* p, uint32_t server, int status) noexcept nogil:
     schedule(&p.transactions, server)
 
 
-cdef void answer_kept(Proxy* p, uint32_t server, const ParsedMessage* m, int status, const char* reason, const char* extra) noexcept nogil:
+cdef void answer_kept(Proxy* p, uint32_t server, const ParsedMessage* m, int status, const char* reason,
+                      const char* extra) noexcept nogil:
     """Answer through the server transaction of the request *m*."""
     cdef Flow from_ = p.transactions.slab[server].flow
     cdef uint8_t* out = outbox_reserve(&p.outbox, room_for(m, reason, extra))
@@ -225,7 +227,8 @@ cdef void answer_kept(Proxy* p, uint32_t server, const ParsedMessage* m, int sta
     send_response(p, server, out, build(p, m, &p.edits, status, reason, extra, out), status)
 
 
-cdef void answer_transaction(Proxy* p, uint32_t server, int status, const char* reason, const char* extra) noexcept nogil:
+cdef void answer_transaction(Proxy* p, uint32_t server, int status, const char* reason,
+                             const char* extra) noexcept nogil:
     """Answer through a server transaction, from the request it keeps."""
     cdef Transaction* t = &p.transactions.slab[server]
     if t.request != NULL and parse_message(&p.stored, t.request.data, t.request.size):

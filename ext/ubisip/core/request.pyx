@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request processing (RFC 3261 sections 16.3 to 16.6, 16.10): from a datagram to a response context."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from ubisip.core.address cimport Address, Flow, parse_ip
-from ubisip.core.edits cimport edits_clear
 from ubisip.core.events cimport EVENT_ASK, emit
 from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless
 from ubisip.core.headers cimport Via, parse_via
 from ubisip.core.identity cimport call_hash, loop_hash, server_key, tag_hash
 from ubisip.core.machines cimport (
-    ACCEPTED, COMPLETED, DO_AGAIN, DO_END, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE,
-    SERVER_OTHER, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRYING, WRONG, Cell, machine_step,
+    COMPLETED, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE, SERVER_OTHER,
+    TIMER_RETRANSMIT, TRYING, Cell, machine_step,
 )
 from ubisip.core.message cimport (
     HEADER_PROXY_REQUIRE, HEADER_RESOURCE_PRIORITY, HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE,
@@ -20,8 +19,8 @@ from ubisip.core.message cimport (
 from ubisip.core.outbox cimport outbox_send
 from ubisip.core.proxy cimport (
     BAD_TOKENS, BOUND_MEMORY, BOUND_TRANSACTIONS, CALLS, CANCELS, HOOK_LATE, LOOPS, MALFORMED_DROPPED, NO_DESTINATION,
-    RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_ROUTES, SHED_SOURCE, STRANGERS_DROPPED,
-    STRANGERS_REFUSED, WRONG_EVENTS, Proxy,
+    RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_ROUTES, SHED_SOURCE,
+    STRANGERS_DROPPED, STRANGERS_REFUSED, Proxy,
 )
 from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, response_flow, retry_after
 from ubisip.core.response cimport conclude
@@ -34,8 +33,8 @@ from ubisip.core.targets cimport ALL_FULL, allow, choose, has_room
 from ubisip.core.timers cimport T2, T4, TRYING_INVITE, TRYING_OTHER
 from ubisip.core.token cimport Branch, read_branch
 from ubisip.core.transactions cimport (
-    CANCELLED, EMERGENCY_CALL, FIXED, NEW_CALL, OVERDUE, PARKED, Transaction, create, destroy, find, handle_of, index_of, keep,
-    release, schedule,
+    CANCELLED, EMERGENCY_CALL, FIXED, NEW_CALL, OVERDUE, PARKED, Transaction, create, destroy, find, handle_of,
+    index_of, keep, release, schedule,
 )
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_TEL
 
@@ -90,7 +89,7 @@ cdef void absorb(Proxy* p, uint32_t server) noexcept nogil:
 # --- section 16.3: validation
 
 cdef bint require_tags(const ParsedMessage* m, char* out, uint32_t most) noexcept nogil:
-    """An Unsupported line of every tag in Proxy-Require, for this proxy has no extension (section 20.29); False: no tag."""
+    """An Unsupported line of every tag in Proxy-Require: this proxy has no extension (section 20.29). False: no tag."""
     cdef int line = m.first[HEADER_PROXY_REQUIRE]
     cdef uint32_t at = 13
     cdef Span value
@@ -113,12 +112,12 @@ cdef bint require_tags(const ParsedMessage* m, char* out, uint32_t most) noexcep
 
 
 cdef int check_vias(const Proxy* p, const ParsedMessage* m) noexcept nogil:
-    """Walk the Via stack: 482 when a value of ours shows the same Request-URI and Routes (RFC 5393), 400 when it is absurd."""
-    cdef int line = m.first[HEADER_VIA], count
+    """Walk the Via stack: 482 when one of ours shows the same Request-URI and Routes (RFC 5393), 400 when absurd."""
+    cdef int line = m.first[HEADER_VIA], _count
     cdef uint32_t at = m.via.next
     cdef Via via = m.via
     cdef Branch branch
-    for count in range(MAX_VIAS):
+    for _count in range(MAX_VIAS):
         if read_branch(m.data, via.branch, &branch) and branch.loop == loop_hash(m):
             return 482
         if at == 0:
@@ -195,15 +194,16 @@ cdef bint is_member(Proxy* p, const Flow* hop, int slot) noexcept nogil:
 
 
 cdef bint follow(Proxy* p) noexcept nogil:
-    """A Route to a stranger without a token is followed, as RFC 3261 asks, but at the rate at which strangers are answered:
-    whoever forges a peer's address has little use of us."""
+    """A Route to a stranger without a token is followed, as RFC 3261 asks, but at the rate at which strangers are
+    answered: whoever forges a peer's address has little use of us."""
     if allow(&p.strange_routes, p.view.refusals, max(1.0, p.view.refusals), p.now):
         return True
     p.counters[SHED_ROUTES] += 1
     return False
 
 
-cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer, Flow* hop, int* slot) noexcept nogil:
+cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer, Flow* hop,
+                  int* slot) noexcept nogil:
     """0: *hop* is where the request must go; NEW: a destination is to be chosen; else the status to answer."""
     cdef Address literal
     hop.stream = 0
@@ -287,7 +287,8 @@ cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) n
         counter = SHED_OVERLOAD
     elif is_scarce(p):
         counter = BOUND_TRANSACTIONS
-    elif p.view.source_cps > 0 and not allow(&p.targets.load[peer].source, p.view.source_cps, max(1.0, p.view.source_cps), p.now):
+    elif p.view.source_cps > 0 and not allow(
+            &p.targets.load[peer].source, p.view.source_cps, max(1.0, p.view.source_cps), p.now):
         counter = SHED_SOURCE
     else:
         return True
@@ -307,10 +308,12 @@ cdef bint admit_to(Proxy* p, const ParsedMessage* m, const Flow* from_, int slot
 
 # --- section 16.6: the response context
 
-cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key, uint64_t call) noexcept nogil:
+cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key,
+                            uint64_t call) noexcept nogil:
     """A server transaction that keeps its request; 0: a bound forbids it, and the request was answered 503."""
     cdef Transaction* t
-    cdef uint32_t server = create(&p.transactions, SERVER_INVITE if m.method == METHOD_INVITE else SERVER_OTHER, key, p.now)
+    cdef uint32_t server = create(
+        &p.transactions, SERVER_INVITE if m.method == METHOD_INVITE else SERVER_OTHER, key, p.now)
     if server == 0:
         p.counters[BOUND_TRANSACTIONS] += 1
         answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
@@ -345,8 +348,8 @@ cdef void give_up(Proxy* p, uint32_t server, const ParsedMessage* m, int status)
         answer_kept(p, server, m, 503, b"Service Unavailable", retry_after(p))
 
 
-cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key, const RoutePlan* plan,
-                  const Flow* hop, int slot) noexcept nogil:
+cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key,
+                  const RoutePlan* plan, const Flow* hop, int slot) noexcept nogil:
     """In a dialog, or by an explicit Route: there is one place to go."""
     cdef bint is_new = m.to.tag.length == 0 and plan.token_state != TOKEN_GOOD
     cdef uint32_t server
@@ -491,7 +494,7 @@ cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int p
 
 
 cdef int likely_destination(Proxy* p, const ParsedMessage* m, int peer, uint64_t* tried) noexcept nogil:
-    """Where a gateway that is gone sent a request of this call, one attempt after the other: choice is deterministic."""
+    """Where a gateway that is gone sent a request of this call, attempt by attempt: choice is deterministic."""
     cdef int side = SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
     cdef int slot = choose(&p.targets, p.view, side, call_hash(m), tried, True, p.now)
     if slot >= 0:

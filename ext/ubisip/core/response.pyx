@@ -6,7 +6,8 @@ from libc.string cimport memcmp, memcpy, memset
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, same_address
 from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert_span, splice
 from ubisip.core.events cimport (
-    EVENT_ANSWERED, EVENT_BUSY, EVENT_ENDED, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT, emit,
+    EVENT_ANSWERED, EVENT_BUSY, EVENT_ENDED, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT,
+    emit,
 )
 from ubisip.core.forward cimport (
     KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, has_candidate, leave_setup, record_call,
@@ -15,28 +16,29 @@ from ubisip.core.forward cimport (
 from ubisip.core.headers cimport Via, parse_via, via_response_address
 from ubisip.core.identity cimport branch_key, call_hash, is_rfc3261_branch
 from ubisip.core.machines cimport (
-    CLIENT_INVITE, CLIENT_OTHER, COMPLETED, CONFIRMED, DO_ACK, DO_AGAIN, DO_END, DO_SEND, DO_STOP, DO_TELL, DO_WAIT, GOT_1XX,
-    GOT_2XX, GOT_FINAL, PROCEEDING, SERVER_INVITE, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRANSPORT_ERROR, TRYING, WRONG,
+    CLIENT_INVITE, CLIENT_OTHER, COMPLETED, DO_ACK, DO_AGAIN, DO_END, DO_SEND, DO_STOP, DO_TELL, DO_WAIT, GOT_1XX,
+    GOT_2XX, GOT_FINAL, PROCEEDING, SERVER_INVITE, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRANSPORT_ERROR, WRONG,
     Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, ParsedMessage, header_value, next_header, parse_message,
+    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, ParsedMessage,
+    header_value, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
-    BOUND_CALLS, DATAGRAM, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT, STATELESS_RESPONSES,
-    STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
+    BOUND_CALLS, DATAGRAM, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT,
+    STATELESS_RESPONSES, STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
 )
 from ubisip.core.reply cimport add_content_length, answer_later, answer_transaction, send_response
 from ubisip.core.snapshot cimport find_peer, is_own, listener_for
-from ubisip.core.span cimport Cursor, Span, cursor, span_of, take_number
+from ubisip.core.span cimport Cursor, cursor, span_of, take_number
 from ubisip.core.targets cimport call_answered, call_ended
 from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
 from ubisip.core.token cimport BRANCH_LENGTH, Branch, Vouched, read_branch, read_hex, verify_branch
 from ubisip.core.uri cimport SCHEME_SIP, Uri
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, NEW_CALL, OVERDUE, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, destroy, find, handle_of,
-    keep, release, schedule,
+    ABANDONED, CANCELLED, CANCEL_SENT, NEW_CALL, OVERDUE, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, destroy,
+    find, keep, release, schedule,
 )
 
 
@@ -49,8 +51,8 @@ cdef extern from * nogil:
 
 
 # Upper bounds of the post-dial delay histogram, microseconds; the last bucket has none.
-cdef int64_t* PDD_BOUNDS = [1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000, 1500000, 2000000, 5000000,
-                            10000000, 30000000, 60000000]
+cdef int64_t* PDD_BOUNDS = [1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000, 1500000, 2000000,
+                            5000000, 10000000, 30000000, 60000000]
 pdd_bounds = tuple(PDD_BOUNDS[i] / 1e6 for i in range(PDD_BUCKETS))
 
 
@@ -108,14 +110,15 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, bint 
 
 
 cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* branch) noexcept nogil:
-    """A response to an INVITE whose transaction is gone with a gateway goes on if its branch verifies (DESIGN section 5)."""
+    """A response to an INVITE whose transaction is gone with a gateway goes on if its branch verifies."""
     cdef Via upstream
     cdef Vouched vouched
     cdef Flow to
     cdef uint8_t* out = NULL
     cdef uint32_t size
     if m.method != METHOD_INVITE:
-        p.counters[STRAY_RESPONSES] += 1  # RFC 4320 section 4.2: its client asks again, and so makes the transaction anew
+        # RFC 4320 section 4.2: its client asks again, and so makes the transaction anew.
+        p.counters[STRAY_RESPONSES] += 1
         return
     if not second_via(m, &upstream) or upstream.has_maddr or not via_response_address(m.data, &upstream, &to.peer):
         p.counters[FORGED_RESPONSES] += 1
@@ -357,7 +360,7 @@ cdef int64_t read_retry_after(const ParsedMessage* m) noexcept nogil:
 
 
 cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
-    """A final response other than a 2xx to an INVITE: a success goes upstream, a failure is kept if it is the best so far."""
+    """A final response other than a 2xx to an INVITE: a success goes upstream, the best failure is kept."""
     cdef Transaction* t = &p.transactions.slab[client]
     cdef uint32_t server = t.server, size
     cdef Transaction* s = &p.transactions.slab[server]
@@ -378,7 +381,8 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
             send_later(p, server, m)
         return
     if m.status == 408 and s.machine != SERVER_INVITE:
-        attempt_failed(p, server, 408, t.slot, False)  # not passed on: it would only come too late (RFC 4320 section 4.2)
+        # Not passed on: it would only come too late (RFC 4320 section 4.2).
+        attempt_failed(p, server, 408, t.slot, False)
         return
     if is_challenge(m.status) and is_challenge(s.best_status) and s.best != NULL:
         gather_challenges(p, s, m)
@@ -579,7 +583,8 @@ cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexc
         return
     if cell.actions & DO_TELL:
         if t.flags & PROBE:
-            emit(&p.events, EVENT_PROBE, p.now, slot, 0 if status == 408 else -1, <int64_t>t.call, p.now - t.created, NULL, 0)
+            emit(&p.events, EVENT_PROBE, p.now, slot, 0 if status == 408 else -1, <int64_t>t.call, p.now - t.created,
+                 NULL, 0)
         else:
             p.counters[TIMEOUTS if status == 408 else REFUSED] += 1
             if status == 503:

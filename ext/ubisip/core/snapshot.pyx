@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
-from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text, is_ipv4, parse_ip, same_address, same_ip, write_ip, write_number
-from ubisip.core.span cimport Span, fold, span_of
+from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text, is_ipv4, parse_ip, same_address, same_ip
+from ubisip.core.span cimport Span, fold
 from ubisip.core.token cimport SipHash, siphash_add, siphash_end, siphash_init
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri
 
@@ -182,7 +182,7 @@ cdef uint32_t shared_bits(const Address* a, const Address* b) noexcept nogil:
 
 
 cdef int listener_for(const PlatformView* view, const Address* address, int preferred, bint stream) noexcept nogil:
-    """The listener to send from: of those of the transport and family the nearest by network, *preferred* among equals."""
+    """The listener to send from: the nearest by network of the transport and family, *preferred* among equals."""
     cdef int i, best = -1
     cdef uint32_t fit, best_fit = 0
     for i in range(view.listener_count):
@@ -247,7 +247,8 @@ cdef class Snapshot:
         self.set_listeners(gateway)
         self.set_aliases(config)
         for peer in config.peers:
-            self.set_destination(peer, slots.slot(peer.name), gateway, (states or {}).get(peer.name) or DestinationState(),
+            self.set_destination(peer, slots.slot(peer.name), gateway,
+                                 (states or {}).get(peer.name) or DestinationState(),
                                  (addresses or {}).get(peer.name), config.routing.t1)
         self.set_sources(config, slots)
 
@@ -300,17 +301,20 @@ cdef class Snapshot:
                 raise ValueError(f"{endpoint} is no address")
             listener.wildcard = endpoint.host in ("0.0.0.0", "::")
             if listener.wildcard and not host:
-                raise ValueError(f"{endpoint}: a gateway that listens on every address must say which name to advertise")
+                raise ValueError(
+                    f"{endpoint}: a gateway that listens on every address must say which name to advertise")
             literal = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
             advertised = host or literal
             advertised_port = int(port or endpoint.port)
-            hostport = f"{advertised}:{advertised_port}" if advertised == literal or advertised_port != 5060 else advertised
+            hostport = advertised
+            if advertised == literal or advertised_port != 5060:
+                hostport = f"{advertised}:{advertised_port}"
             set_text(&listener.record_route, hostport + (";transport=tcp" if listener.stream else ""))
-            set_text(&listener.via,
-                     f"SIP/2.0/{endpoint.transport.upper()} {hostport if listener.wildcard else f'{literal}:{endpoint.port}'}")
+            sent_by = hostport if listener.wildcard else f"{literal}:{endpoint.port}"
+            set_text(&listener.via, f"SIP/2.0/{endpoint.transport.upper()} {sent_by}")
 
     cdef set_aliases(self, config):
-        """A call that a carrier sends to another gateway of ours than the one its Request-URI names is for us all the same."""
+        """A call that a carrier sends to a gateway of ours other than the one in its Request-URI is for us too."""
         for gateway in config.gateways:
             host, port = split_advertise(gateway.advertise)
             for endpoint in gateway.listen:

@@ -48,8 +48,8 @@ cdef struct Targets:
 cdef bint targets_open(Targets* targets, uint32_t max_calls) noexcept nogil
 cdef void targets_close(Targets* targets) noexcept nogil
 cdef bint allow(RateLimit* limit, double rate, double burst, int64_t now) noexcept nogil
-cdef int choose(Targets* targets, const PlatformView* view, int side, uint64_t call, const uint64_t* tried, bint unlimited,
-                int64_t now) noexcept nogil
+cdef int choose(Targets* targets, const PlatformView* view, int side, uint64_t call, const uint64_t* tried,
+                bint unlimited, int64_t now) noexcept nogil
 cdef bint has_room(const Load* load, const Destination* destination, int64_t now) noexcept nogil
 cdef bint may_take(Targets* targets, const PlatformView* view, int slot) noexcept nogil
 cdef void take_call(Targets* targets, const PlatformView* view, int slot, int64_t now) noexcept nogil

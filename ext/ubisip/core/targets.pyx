@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Destination sets and how one is chosen (DESIGN section 6); the load on each, and the calls behind it."""
 from libc.math cimport log
-from libc.stdint cimport int16_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ubisip.core.snapshot cimport (
-    DESTINATIONS, POLICY_HASH, POLICY_LEAST_CALLS, POLICY_ROUND_ROBIN, SWITCH_READY, Destination, PlatformView, Side,
+    POLICY_HASH, POLICY_LEAST_CALLS, POLICY_ROUND_ROBIN, SWITCH_READY, Destination, PlatformView, Side,
 )
 
 # An INVITE costs a server this much more than a call that stands (Jiang et al. 2012, the TLWL policy).
@@ -113,7 +113,8 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
             continue
         if not panic and not destination.usable:
             continue
-        if not unlimited and (targets.load[slot].rest_until > now or not has_room(&targets.load[slot], destination, now)):
+        if not unlimited and (targets.load[slot].rest_until > now
+                              or not has_room(&targets.load[slot], destination, now)):
             full = True
             continue
         total += destination.weight
@@ -126,8 +127,8 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
     return ALL_FULL if best == NOBODY and full else best
 
 
-cdef int choose(Targets* targets, const PlatformView* view, int side, uint64_t call, const uint64_t* tried, bint unlimited,
-                int64_t now) noexcept nogil:
+cdef int choose(Targets* targets, const PlatformView* view, int side, uint64_t call, const uint64_t* tried,
+                bint unlimited, int64_t now) noexcept nogil:
     """The destination to try next: switch, health, capacity, own site first, weight, policy (DESIGN section 6).
 
     *tried* is a bit per slot, *unlimited* looks away from max_calls and max_cps. Gives a slot, NOBODY or ALL_FULL.
@@ -158,7 +159,7 @@ cdef void take_call(Targets* targets, const PlatformView* view, int slot, int64_
 
 
 cdef bint call_answered(Targets* targets, uint64_t call, int slot, int64_t now) noexcept nogil:
-    """Note that a call stands on a destination; False: the bound is reached, and the call is carried but not counted."""
+    """Note that a call stands on a destination; False: the bound is reached, the call is carried but not counted."""
     cdef uint32_t at
     call |= call == 0
     at = <uint32_t>call & targets.call_mask
@@ -209,8 +210,8 @@ cdef int call_ended(Targets* targets, uint64_t call) noexcept nogil:
 
 cdef void forget_old_calls(Targets* targets, int64_t now) noexcept nogil:
     """Look at a few places for calls whose BYE never came; the whole table in some minutes."""
-    cdef uint32_t i, seconds = <uint32_t>(now // 1000000)
-    for i in range(1024):
+    cdef uint32_t _i, seconds = <uint32_t>(now // 1000000)
+    for _i in range(1024):
         targets.sweep = (targets.sweep + 1) & targets.call_mask
         if targets.calls[targets.sweep].key and seconds - targets.calls[targets.sweep].answered > CALL_LIFETIME:
             remove_call(targets, targets.sweep)

@@ -28,7 +28,8 @@ cdef bint wheel_open(Wheel* wheel, uint32_t capacity, int64_t now) noexcept nogi
     wheel.next = <uint32_t*>zeroed(wheel.capacity * sizeof(uint32_t))
     wheel.previous = <uint32_t*>zeroed(wheel.capacity * sizeof(uint32_t))
     wheel.due = <int64_t*>zeroed(wheel.capacity * sizeof(int64_t))
-    return wheel.head != NULL and wheel.marks != NULL and wheel.next != NULL and wheel.previous != NULL and wheel.due != NULL
+    return (wheel.head != NULL and wheel.marks != NULL and wheel.next != NULL and wheel.previous != NULL
+            and wheel.due != NULL)
 
 
 cdef void wheel_close(Wheel* wheel) noexcept nogil:
@@ -97,12 +98,12 @@ cdef void wheel_disarm(Wheel* wheel, uint32_t entry) noexcept nogil:
 
 cdef int64_t next_tick(const Wheel* wheel) noexcept nogil:
     """The first tick from the present one on whose slot holds an entry; -1: none."""
-    cdef uint32_t slot = <uint32_t>(wheel.tick & (WHEEL_SLOTS - 1)), word = slot >> 6, i
+    cdef uint32_t slot = <uint32_t>(wheel.tick & (WHEEL_SLOTS - 1)), word = slot >> 6, _i
     cdef uint64_t marks
     if wheel.armed == 0:
         return -1
     marks = wheel.marks[word] & (~<uint64_t>0 << (slot & 63))
-    for i in range(WHEEL_SLOTS // 64 + 1):
+    for _i in range(WHEEL_SLOTS // 64 + 1):
         if marks:
             slot = (word << 6) + <uint32_t>__builtin_ctzll(marks)
             return wheel.tick + ((slot - wheel.tick) & (WHEEL_SLOTS - 1))

@@ -59,7 +59,8 @@ cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const Vouched
 cdef void write_branch(const Branch* branch, char* out) noexcept nogil
 cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogil
 
-cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id, char* out) noexcept nogil
+cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id,
+                      char* out) noexcept nogil
 cdef bint read_token(const KeyRing* keys, const uint8_t* data, Span text, Span call_id, Token* out) noexcept nogil
 
 cdef void write_hex(uint64_t value, uint32_t digits, char* out) noexcept nogil

@@ -6,7 +6,6 @@ SipHash-2-4 (Aumasson, Bernstein 2012) with 64-bit tags: made for short messages
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from ubisip.core.address cimport Address
 from ubisip.core.span cimport Span
 from ubisip.core.syntax cimport HEX_VALUE
 
@@ -104,13 +103,14 @@ cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept
 cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const Vouched* v) noexcept nogil:
     cdef SipHash h
     siphash_init(&h, key)
-    siphash_add_number(&h, <uint64_t>0x42 << 56 | <uint64_t>branch.listener << 40 | <uint64_t>branch.attempt << 32 | branch.destination)
+    siphash_add_number(&h, <uint64_t>0x42 << 56 | <uint64_t>branch.listener << 40 | <uint64_t>branch.attempt << 32
+                       | branch.destination)
     siphash_add_number(&h, <uint64_t>branch.loop << 32 | v.cseq)
     siphash_add(&h, v.response_to.ip, 16)
     siphash_add_number(&h, <uint64_t>(v.invite != 0) << 16 | v.response_to.port)
     # With their lengths, so that two fields cannot be cut differently and give the same input.
-    siphash_add_number(&h, <uint64_t>v.call_id.length << 48 | <uint64_t>v.from_tag.length << 32 | v.upstream.length << 16
-                       | v.sent_by.length)
+    siphash_add_number(&h, <uint64_t>v.call_id.length << 48 | <uint64_t>v.from_tag.length << 32
+                       | v.upstream.length << 16 | v.sent_by.length)
     siphash_add(&h, v.data + v.call_id.at, v.call_id.length)
     siphash_add(&h, v.data + v.from_tag.at, v.from_tag.length)
     siphash_add(&h, v.data + v.upstream.at, v.upstream.length)
@@ -171,7 +171,8 @@ cdef uint64_t token_mac(const uint64_t* key, const Token* token, const uint8_t* 
     return siphash_end(&h)
 
 
-cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id, char* out) noexcept nogil:
+cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id,
+                      char* out) noexcept nogil:
     """The u parameter of our Record-Route: all that in-dialog routing needs, good for this Call-ID only."""
     write_hex(<uint64_t>token.caller << 32 | token.callee, 16, out)
     write_hex(<uint64_t>token.tag << 16 | <uint64_t>token.caller_listener << 8 | token.callee_listener, 12, out + 16)

@@ -24,4 +24,5 @@ cdef struct Uri:
 
 
 cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil
-cdef bint uri_parameter(const uint8_t* data, const Uri* uri, const char* lower, uint32_t length, Span* value) noexcept nogil
+cdef bint uri_parameter(const uint8_t* data, const Uri* uri, const char* lower, uint32_t length,
+                        Span* value) noexcept nogil

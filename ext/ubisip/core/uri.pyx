@@ -3,7 +3,9 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
-from ubisip.core.span cimport Cursor, Span, cursor, find_octet, fold, peek, same_name, span_of, take, take_class, take_number
+from ubisip.core.span cimport (
+    Cursor, Span, cursor, find_octet, fold, peek, same_name, span_of, take, take_class, take_number,
+)
 from ubisip.core.syntax cimport CLASS_ALPHA, CLASS_HOST, character_is, run_of_uri
 
 
@@ -96,7 +98,8 @@ cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
     return c.at == end
 
 
-cdef bint uri_parameter(const uint8_t* data, const Uri* uri, const char* lower, uint32_t length, Span* value) noexcept nogil:
+cdef bint uri_parameter(const uint8_t* data, const Uri* uri, const char* lower, uint32_t length,
+                        Span* value) noexcept nogil:
     """Find the parameter named *lower*; its value, empty when it has none, goes to *value*."""
     cdef uint32_t at = uri.parameters.at, end = uri.parameters.at + uri.parameters.length, start, stop, equals
     while at < end:

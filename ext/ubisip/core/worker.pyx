@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that carries the calls: epoll, recvmmsg, engine, sendmmsg, without the GIL (DESIGN section 4)."""
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 from posix.unistd cimport close, read, write
 
@@ -14,7 +13,7 @@ import threading
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
 from ubisip.core.engine cimport (
     close_proxy, engine_advance, engine_decide, engine_next_timer, engine_probe, engine_receive, engine_swap,
-    engine_transport_error, open_proxy, proxy_statistics, set_key_ring,
+    engine_transport_error, open_proxy, proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
@@ -366,8 +365,8 @@ cdef class Worker:
         return total
 
     cdef int receive_from(self, int listener, int64_t now, bint* empty) noexcept nogil:
-        cdef int turn, count, i, total = 0, errors = 0
-        for turn in range(BATCHES_A_TURN):
+        cdef int _turn, count, i, total = 0, errors = 0
+        for _turn in range(BATCHES_A_TURN):
             count = batch_receive(self.incoming, self.fds[listener])
             if count < 0:
                 # With IP_RECVERR a pending ICMP error is told by whatever call comes next.
@@ -410,8 +409,8 @@ cdef class Worker:
         cdef Address to
         cdef uint8_t quoted[1600]
         cdef uint32_t size
-        cdef int i
-        for i in range(ERRORS_A_TURN):
+        cdef int _i
+        for _i in range(ERRORS_A_TURN):
             if not read_error(fd, quoted, sizeof(quoted), &size, to.ip, &to.port):
                 return
             engine_transport_error(self.proxy, quoted, size, &to, now)
