@@ -53,6 +53,10 @@ demo: build ## The whole platform on this machine: calls flow, a server and a ga
 test: build $(VENV)/.extra-test $(VENV)/.peers ## All tests, real peers included
 	$(BIN)/python -m pytest -q
 
+.PHONY: test-faults
+test-faults: build $(VENV)/.extra-test $(VENV)/.peers ## The long fault tests, which make test leaves out; minutes
+	$(BIN)/python -m pytest -q -m long tests/faults
+
 .PHONY: lint
 lint: $(VENV)/.extra-lint ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
@@ -61,15 +65,16 @@ lint: $(VENV)/.extra-lint ## ruff, mypy --strict, cython-lint
 
 .PHONY: test-debug
 test-debug: $(VENV)/.extra-test ## The tests on a debug build of the core, in a tree of its own (DEBUG_TESTS=tests/...)
-	rm -rf $(DEBUG_TREE)/tests $(DEBUG_TREE)/ubisip/*.py
+	rm -rf $(addprefix $(DEBUG_TREE)/,tests docs fuzz) $(DEBUG_TREE)/ubisip/*.py
 	mkdir -p $(DEBUG_TREE)
-	tar --exclude='*.so' --exclude=__pycache__ -cf - setup.py pyproject.toml README.md LICENSE ext ubisip tests examples \
+	tar --exclude='*.so' --exclude=__pycache__ -cf - \
+		setup.py pyproject.toml README.md LICENSE ext ubisip tests examples docs fuzz bench/results \
 		| tar -xf - -C $(DEBUG_TREE)
 	cd $(DEBUG_TREE) && UBISIP_DEBUG=1 ../../$(BIN)/python setup.py -q build_ext --inplace --parallel $(JOBS)
 	cd $(DEBUG_TREE) && UBISIP_DEBUG=1 ../../$(BIN)/python -m pytest -q -p no:cacheprovider $(DEBUG_TESTS)
 
 .PHONY: bench
-bench: build $(VENV)/.extra-bench ## Side by side with Kamailio and a bare relay; writes docs/performance.md
+bench: build $(VENV)/.extra-bench ## Side by side with Kamailio and a bare relay; writes docs/performance.md, figures in README.md
 	tools/system-packages bench
 	$(BIN)/python -m bench
 

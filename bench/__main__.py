@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""make bench: every measurement, then docs/performance.md; some ten minutes on two processors, which must be quiet.
+"""make bench: every measurement, then docs/performance.md and the figures in README.md.
+
+Some ten minutes on two processors, which must be quiet.
 
 python -m bench [sidebyside] [callgrind] [faults] [micro]      only these, then the page
 python -m bench page                                           the page alone, from the results that are there
@@ -49,7 +51,8 @@ def main() -> int:
     if "micro" in wanted:
         micro()
     report.write()
-    print(f"wrote {report.PAGE.relative_to(HERE.parent)} and {report.PICTURE.relative_to(HERE.parent)}")
+    subprocess.run([sys.executable, str(HERE.parent / "docs" / "make_figures.py")], check=True)
+    print(f"wrote {report.PAGE.relative_to(HERE.parent)}, {report.PICTURE.relative_to(HERE.parent)}, README.md")
     return 0
 
 
