@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 from ubisip.errors import UsageError
 from ubisip.platform import Endpoint
+from ubisip.transport.tcp import BACKLOG
 
 BUFFER = 2 * 1024 * 1024
 """Octets of socket buffer asked for: some 10,000 datagrams, a second of a site's whole traffic."""
-BACKLOG = 4096
-"""Connections that may wait to be accepted: a site's phones that reconnect at once."""
 FILES = 65_536
 """Open files asked for: every connection is one."""
 SO_SNDBUFFORCE = 32

@@ -27,8 +27,10 @@ CONNECTIONS = 10_000
 refused, as those that exist carry calls; idle and silent ones go by themselves."""
 PER_SOURCE = 1_000
 """Connections accepted from one address: a call centre behind one NAT, but no stranger who would take them all."""
+BACKLOG = 4_096
+"""Connections that may wait to be accepted: a site's phones that reconnect at once."""
 RESERVE = 256
-"""File descriptors of the process that are no connections."""
+"""Open files of the process that are no connections."""
 BUFFERED = 64 * 1024 * 1024
 """Octets of incomplete messages in all: 1,000 of the largest. Beyond, whoever sends more of one is cut off."""
 UNSENT_IN_ALL = 64 * 1024 * 1024
@@ -80,10 +82,10 @@ class Streams:
     async def start(self, core: Core) -> None:
         """Accept connections from now on and hand to *core* what comes."""
         self._core = core
-        self._room = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE)
+        self._room = _room()
         loop = asyncio.get_running_loop()
         for listener, listening in self._sockets.items():
-            self._servers.append(await loop.create_server(self._factory(listener), sock=listening))
+            self._servers.append(await loop.create_server(self._factory(listener), sock=listening, backlog=BACKLOG))
         self._spawn(self._sweep())
 
     def stop_listening(self) -> None:
@@ -126,10 +128,12 @@ class Streams:
                 return
         elif connection is None or not connection.usable:
             connection = self._connection_to(address, listener)
-        if connection is None:
+        if connection is not None:
+            connection.send(data)
+        elif is_request(data):
             self._tell_failed(data, address)
         else:
-            connection.send(data)
+            self.counters["responses_without_connection"] += 1
 
     def _connection_to(self, address: Address, listener: int) -> Connection | None:
         """An open one to *address* whoever opened it, else a new one; None: there may be none."""
@@ -218,7 +222,6 @@ class Streams:
         self._tell_failed(request, connection.peer)
 
     def _tell_failed(self, request: bytes, address: Address) -> None:
-        self.counters["requests_failed"] += 1
         if self._core is None:
             return
         try:
@@ -252,6 +255,12 @@ class Streams:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _room() -> int:
+    """How many connections this process may have."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return CONNECTIONS if files == resource.RLIM_INFINITY else min(CONNECTIONS, max(files - RESERVE, files // 2))
 
 
 def _plain(address: Address) -> Address:
