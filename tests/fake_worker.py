@@ -174,6 +174,9 @@ class FakeWorker:
         letters, self._letters = self._letters, []
         return letters
 
+    def successes(self) -> dict[int, int]:
+        return {slot: row["successes"] for slot, row in self.counters["destinations"].items()}
+
     def statistics(self) -> dict[str, Any]:
         return self.counters | {"alive": time.monotonic() if self.alive is None else self.alive}
 

@@ -269,7 +269,7 @@ async def test_a_fault_of_the_loop_is_counted_logged_once_and_does_not_end_it(
 ) -> None:
     async with gateway_of(path) as gateway:
         with monkeypatch.context() as broken:
-            broken.setattr(worker(), "statistics", dict)
+            broken.setattr(worker(), "successes", list)
             await until(lambda: gateway.own_statistics()["control_errors"].get("tick", 0) >= 3)
         probes = len(worker().probes)
         await until(lambda: len(worker().probes) > probes)

@@ -41,6 +41,8 @@ class Worker:
         """The messages to send over connections, oldest first; fileno() is readable when some wait."""
     def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
         """A request from stream_messages() could not be sent to *address*: its attempt has failed."""
+    def successes(self) -> dict[int, int]:
+        """By slot, the attempts that brought any response other than a 503: what the control loop asks at every tick."""
     def statistics(self) -> dict[str, Any]:
         """As Engine.statistics(), plus ``worker``: ``{"batches": n, "received": n, "sent": n, "send_errors": n,
         "busy": seconds}`` and ``alive``: the monotonic time of the worker's last turn (at least one

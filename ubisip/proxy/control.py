@@ -222,8 +222,8 @@ class Control:
     def _credit(self, now: float) -> None:
         """Attempts that brought a response are evidence as well."""
         assert self._worker is not None
-        for slot, row in self._worker.statistics()["destinations"].items():
-            name, total = self._slots.name(slot), row["successes"]
+        for slot, total in self._worker.successes().items():
+            name = self._slots.name(slot)
             self._changed(self.monitor.succeeded(name, total - self._successes.get(name, 0), now))
             self._successes[name] = total
 

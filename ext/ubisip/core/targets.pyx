@@ -3,11 +3,15 @@
 from libc.math cimport log
 from libc.stdint cimport int16_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ubisip.core.snapshot cimport (
     POLICY_HASH, POLICY_LEAST_CALLS, POLICY_ROUND_ROBIN, SWITCH_READY, Destination, PlatformView, Side,
 )
+
+cdef extern from "memory.h" nogil:
+    void* table_open(uint64_t octets) noexcept
+    void table_close(void* memory, uint64_t octets) noexcept
+
 
 # An INVITE costs a server this much more than a call that stands (Jiang et al. 2012, the TLWL policy).
 cdef double SETUP_COST = 1.75
@@ -15,24 +19,19 @@ cdef double SETUP_COST = 1.75
 
 cdef bint targets_open(Targets* targets, uint32_t max_calls) noexcept nogil:
     cdef uint32_t size = 1024
-    cdef void* memory
     memset(targets, 0, sizeof(Targets))
     targets.random = <uint64_t>0x9E3779B97F4A7C15
     targets.max_calls = max_calls
     while size < 2 * <uint64_t>max_calls:
         size *= 2
     targets.call_mask = size - 1
-    memory = mmap(NULL, size * sizeof(Call), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    if memory == MAP_FAILED:
-        return False
-    targets.calls = <Call*>memory
-    return True
+    targets.calls = <Call*>table_open(size * sizeof(Call))
+    return targets.calls != NULL
 
 
 cdef void targets_close(Targets* targets) noexcept nogil:
-    if targets.calls != NULL:
-        munmap(targets.calls, (<uint64_t>targets.call_mask + 1) * sizeof(Call))
-        targets.calls = NULL
+    table_close(targets.calls, (<uint64_t>targets.call_mask + 1) * sizeof(Call))
+    targets.calls = NULL
 
 
 cdef bint allow(RateLimit* limit, double rate, double burst, int64_t now) noexcept nogil:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Timers of RFC 3261 section 17 as values, and the wheel they hang in."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+
+
+cdef extern from "memory.h" nogil:
+    void* table_open(uint64_t octets) noexcept
+    void table_close(void* memory, uint64_t octets) noexcept
 
 
 cdef extern from * nogil:
@@ -11,38 +15,27 @@ cdef extern from * nogil:
 cdef uint32_t FIRST = 0x80000000u  # in previous[]: the entry heads the slot whose number follows
 
 
-cdef void* zeroed(uint64_t octets) noexcept nogil:
-    """Zeroed memory of which only the pages that are used count."""
-    cdef void* memory = mmap(NULL, octets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    return NULL if memory == MAP_FAILED else memory
-
-
 cdef bint wheel_open(Wheel* wheel, uint32_t capacity, int64_t now) noexcept nogil:
     """An empty wheel for the entries 1..capacity; False: no memory."""
     wheel.capacity = capacity + 1
     wheel.tick = now >> TICK_BITS
     wheel.armed = 0
     wheel.soonest = NEVER
-    wheel.head = <uint32_t*>zeroed(WHEEL_SLOTS * sizeof(uint32_t))
-    wheel.marks = <uint64_t*>zeroed(WHEEL_SLOTS // 8)
-    wheel.next = <uint32_t*>zeroed(wheel.capacity * sizeof(uint32_t))
-    wheel.previous = <uint32_t*>zeroed(wheel.capacity * sizeof(uint32_t))
-    wheel.due = <int64_t*>zeroed(wheel.capacity * sizeof(int64_t))
+    wheel.head = <uint32_t*>table_open(WHEEL_SLOTS * sizeof(uint32_t))
+    wheel.marks = <uint64_t*>table_open(WHEEL_SLOTS // 8)
+    wheel.next = <uint32_t*>table_open(wheel.capacity * sizeof(uint32_t))
+    wheel.previous = <uint32_t*>table_open(wheel.capacity * sizeof(uint32_t))
+    wheel.due = <int64_t*>table_open(wheel.capacity * sizeof(int64_t))
     return (wheel.head != NULL and wheel.marks != NULL and wheel.next != NULL and wheel.previous != NULL
             and wheel.due != NULL)
 
 
 cdef void wheel_close(Wheel* wheel) noexcept nogil:
-    if wheel.head != NULL:
-        munmap(wheel.head, WHEEL_SLOTS * sizeof(uint32_t))
-    if wheel.marks != NULL:
-        munmap(wheel.marks, WHEEL_SLOTS // 8)
-    if wheel.next != NULL:
-        munmap(wheel.next, wheel.capacity * sizeof(uint32_t))
-    if wheel.previous != NULL:
-        munmap(wheel.previous, wheel.capacity * sizeof(uint32_t))
-    if wheel.due != NULL:
-        munmap(wheel.due, wheel.capacity * sizeof(int64_t))
+    table_close(wheel.head, WHEEL_SLOTS * sizeof(uint32_t))
+    table_close(wheel.marks, WHEEL_SLOTS // 8)
+    table_close(wheel.next, wheel.capacity * sizeof(uint32_t))
+    table_close(wheel.previous, wheel.capacity * sizeof(uint32_t))
+    table_close(wheel.due, wheel.capacity * sizeof(int64_t))
     wheel.head = wheel.next = wheel.previous = NULL
     wheel.marks = NULL
     wheel.due = NULL

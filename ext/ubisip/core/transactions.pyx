@@ -3,10 +3,14 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ubisip.core.message cimport SCAN_PADDING
 from ubisip.core.timers cimport wheel_arm, wheel_close, wheel_disarm, wheel_open
+
+
+cdef extern from "memory.h" nogil:
+    void* table_open(uint64_t octets) noexcept
+    void table_close(void* memory, uint64_t octets) noexcept
 
 
 cdef uint32_t* CLASS_SIZES = [512, 1024, 2048, 4096, 16384, 65536 + 4096]
@@ -93,12 +97,6 @@ cdef void release(Pool* pool, Buffer** buffer) noexcept nogil:
     pool.out -= 1
 
 
-cdef void* zeroed(uint64_t octets) noexcept nogil:
-    """Zeroed memory of which only the pages that are used count."""
-    cdef void* memory = mmap(NULL, octets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    return NULL if memory == MAP_FAILED else memory
-
-
 cdef bint transactions_open(Transactions* table, uint32_t capacity, int64_t now) noexcept nogil:
     """An empty table for *capacity* transactions at a time; False: no memory."""
     cdef uint32_t buckets = 1024
@@ -107,8 +105,8 @@ cdef bint transactions_open(Transactions* table, uint32_t capacity, int64_t now)
     while buckets < table.capacity:
         buckets *= 2
     table.mask = buckets - 1
-    table.slab = <Transaction*>zeroed((<uint64_t>table.capacity + 1) * sizeof(Transaction))
-    table.buckets = <uint32_t*>zeroed(<uint64_t>buckets * sizeof(uint32_t))
+    table.slab = <Transaction*>table_open((<uint64_t>table.capacity + 1) * sizeof(Transaction))
+    table.buckets = <uint32_t*>table_open(<uint64_t>buckets * sizeof(uint32_t))
     return table.slab != NULL and table.buckets != NULL and wheel_open(&table.wheel, table.capacity, now)
 
 
@@ -126,12 +124,10 @@ cdef void transactions_close(Transactions* table) noexcept nogil:
         free(chunk)
         chunk = next
     table.pool.chunks = NULL
-    if table.slab != NULL:
-        munmap(table.slab, (<uint64_t>table.capacity + 1) * sizeof(Transaction))
-        table.slab = NULL
-    if table.buckets != NULL:
-        munmap(table.buckets, (<uint64_t>table.mask + 1) * sizeof(uint32_t))
-        table.buckets = NULL
+    table_close(table.slab, (<uint64_t>table.capacity + 1) * sizeof(Transaction))
+    table_close(table.buckets, (<uint64_t>table.mask + 1) * sizeof(uint32_t))
+    table.slab = NULL
+    table.buckets = NULL
     wheel_close(&table.wheel)
 
 

@@ -259,6 +259,10 @@ cdef class Worker:
         letter.length = <uint32_t>len(data)
         self._post()
 
+    def successes(self):
+        cdef int slot
+        return {slot: self.proxy.targets.load[slot].successes for slot in range(self.proxy.view.destination_count)}
+
     def statistics(self):
         statistics = proxy_statistics(self.proxy)
         statistics["worker"] = {
