@@ -42,7 +42,7 @@ class Worker:
     def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
         """A request from stream_messages() could not be sent to *address*: its attempt has failed."""
     def successes(self) -> dict[int, int]:
-        """By slot, the attempts that brought any response other than a 503: what the control loop asks at every tick."""
+        """By slot, the attempts that brought any response other than a 503: for the control loop."""
     def statistics(self) -> dict[str, Any]:
         """As Engine.statistics(), plus ``worker``: ``{"batches": n, "received": n, "sent": n, "send_errors": n,
         "busy": seconds}`` and ``alive``: the monotonic time of the worker's last turn (at least one
