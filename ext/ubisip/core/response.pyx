@@ -512,6 +512,11 @@ cdef void client_timer(Proxy* p, uint32_t client) noexcept nogil:
     schedule(&p.transactions, client)
 
 
+cdef bint is_hopeless(const Proxy* p, const Transaction* t) noexcept nogil:
+    """An attempt that was given up, at a destination that looks down: nothing is sent there while it does."""
+    return t.flags & ABANDONED != 0 and not (t.slot >= 0 and p.view.destinations[t.slot].usable)
+
+
 cdef void retransmit(Proxy* p, uint32_t client) noexcept nogil:
     """Timer A doubles without end, Timer E up to T2 (sections 17.1.1.2 and 17.1.2.2)."""
     cdef Transaction* t = &p.transactions.slab[client]
@@ -521,7 +526,7 @@ cdef void retransmit(Proxy* p, uint32_t client) noexcept nogil:
     if cell.actions & WRONG:
         p.counters[WRONG_EVENTS] += 1
         return
-    if cell.actions & DO_SEND and t.request != NULL:
+    if cell.actions & DO_SEND and t.request != NULL and not is_hopeless(p, t):
         outbox_send(&p.outbox, t.request.data, t.request.size, &t.flow)
         p.counters[RETRANSMITTED] += 1
     if cell.actions & DO_AGAIN:
@@ -541,8 +546,8 @@ cdef void silent(Proxy* p, uint32_t client) noexcept nogil:
     emit(&p.events, EVENT_SILENT, p.now, slot, 0, 0, 0, NULL, 0)
     if t.server == 0 or not has_candidate(p, t.server):
         return
+    # It is still repeated while the destination looks alive: only an answer, however late, allows its CANCEL.
     t.flags |= ABANDONED | WANT_CANCEL
-    t.retransmit_at = 0
     leave_setup(p, client)
     if attempt_again(p, t.server, &why):
         if slot >= 0:
