@@ -162,5 +162,6 @@ async def test_a_server_calls_the_carrier() -> None:
         caller.stop_calls()
         placed = tally.placed
         await until(lambda: not tally.calls)
-    assert tally.ended == tally.placed == placed == carrier.new
+    assert tally.ended == tally.placed == carrier.new
+    assert tally.placed <= placed + 1  # one was on its way
     assert not tally.lost
