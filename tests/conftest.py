@@ -15,11 +15,13 @@ settings.register_profile(
 )
 settings.load_profile("ubisip")
 
-REAL = ("tests/faults/", "tests/peers/", "tests/rfc/test_streams.py", "tests/test_lab", "tests/test_demo", "tests/test_gateway")
+REAL = (
+    "tests/faults/", "tests/peers/", "tests/rfc/test_streams.py", "tests/test_lab", "tests/test_demo", "tests/test_gateway",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real processes share the machine with whatever else runs on it: such a test may try twice, and the summary says so."""
+    """Real processes share the machine with whatever else runs: such a test may try twice, and the summary says so."""
     for item in items:
         if item.nodeid.startswith(REAL):
             item.add_marker(pytest.mark.flaky(reruns=1))
