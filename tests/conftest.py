@@ -15,8 +15,8 @@ settings.register_profile(
 )
 settings.load_profile("ubisip")
 
-REAL = (
-    "tests/faults/", "tests/peers/", "tests/rfc/test_streams.py", "tests/test_lab", "tests/test_demo", "tests/test_gateway",
+REAL = tuple(
+    f"tests/{name}" for name in ("faults/", "peers/", "rfc/test_streams.py", "test_lab", "test_demo", "test_gateway")
 )
 
 
