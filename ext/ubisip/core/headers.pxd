@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from ubisip.core.address cimport Address
-from ubisip.core.span cimport Span
+from ubisip.core.span cimport Cursor, Span
 
 cdef struct Via:
     Span value           # the whole via-parm, white space at its ends left out
@@ -31,3 +31,4 @@ cdef struct NameAddr:
 cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil
 cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* out) noexcept nogil
 cdef bint via_response_address(const uint8_t* data, const Via* via, Address* out) noexcept nogil
+cdef bint read_host(Cursor* c, Span* host) noexcept nogil

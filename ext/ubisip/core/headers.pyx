@@ -19,7 +19,7 @@ cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
         if not take(c, 0x5D):
             return False
         host[0] = span_of(start, c.at)
-        return True
+        return host.length > 3
     host[0] = take_class(c, CLASS_HOST)
     return host.length > 0
 

@@ -3,8 +3,9 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
+from ubisip.core.headers cimport read_host
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, find_octet, fold, peek, same_name, span_of, take, take_class, take_number,
+    Cursor, Span, cursor, find_octet, fold, peek, same_name, span_of, take, take_number,
 )
 from ubisip.core.syntax cimport CLASS_ALPHA, CLASS_HOST, character_is, run_of_uri
 
@@ -31,20 +32,6 @@ cdef Scheme read_scheme(const uint8_t* data, Span span, uint32_t* colon) noexcep
     if same_name(data, name, b"tel", 3):
         return SCHEME_TEL
     return SCHEME_UNKNOWN
-
-
-cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
-    """host = hostname / IPv4address / IPv6reference."""
-    cdef uint32_t start = c.at
-    if take(c, 0x5B):
-        while c.at < c.end and c.data[c.at] != 0x5D:
-            c.at += 1
-        if not take(c, 0x5D):
-            return False
-        host[0] = span_of(start, c.at)
-        return host.length > 3
-    host[0] = take_class(c, CLASS_HOST)
-    return host.length > 0
 
 
 cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
