@@ -256,11 +256,12 @@ def test_a_parameter_that_must_be_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("nc", "1"), ("nc", "0000000"), ("nc", "000000001"), ("nc", "0000000g"), ("nc", '""'), ("qop", '""'),
-        ("qop", ""), ("username*", "UTF-8''alice"), ("userhash", "true"), ("userhash", "x"), ("opaque", ""),
-        ("opaque", '"'), ("opaque", '"x'), ("opaque", 'x"'), ("opaque", '"x\\"'), ("opaque", '"x" y'),
-        ("opaque", "x y"), ("opaque", "x,"), ("opaque", "x,,y=z"), ("opaque", "x;y"), ("opaque", "x, y"), ("opaque", "x, =y"),
-        ("opaque", "@"), ("realm", '"a\r\n b"'), ("realm", '"a\nb"'), ("realm", '"a\\\nb"'), ("username", '"a\0b"'),
+        ("nc", "1"), ("nc", "0000000"), ("nc", "000000001"), ("nc", "0000000g"), ("nc", '""'),
+        ("qop", '""'), ("qop", ""), ("username*", "UTF-8''alice"), ("userhash", "true"), ("userhash", "x"),
+        ("opaque", ""), ("opaque", '"'), ("opaque", '"x'), ("opaque", 'x"'), ("opaque", '"x\\"'), ("opaque", '"x" y'),
+        ("opaque", "x y"), ("opaque", "x,"), ("opaque", "x,,y=z"), ("opaque", "x;y"), ("opaque", "x, y"),
+        ("opaque", "x, =y"), ("opaque", "@"),
+        ("realm", '"a\r\n b"'), ("realm", '"a\nb"'), ("realm", '"a\\\nb"'), ("username", '"a\0b"'),
         ("username", '"a\x7fb"'),
     ],
 )  # fmt: skip
@@ -351,6 +352,34 @@ def test_a_nonce_tells_when_it_was_issued_and_its_salt() -> None:
     assert len(nonce) == 32
     assert digest.nonce_state([NEW], nonce, NOW, LIFETIME) == ("good", NOW, 0xFEDCBA98)
     assert digest.nonce_state([OLD], nonce, NOW, LIFETIME) == ("bad", 0, 0)
+
+
+def siphash(key: bytes, *words: int) -> int:
+    """SipHash-2-4 of 64-bit words, as its authors describe it."""
+    mask = 2**64 - 1
+    k = (int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little"))
+    a, b, c, d = (
+        k[i % 2] ^ int.from_bytes(b"somepseudorandomlygeneratedbytes"[8 * i : 8 * i + 8], "big") for i in range(4)
+    )
+
+    def turned(x: int, bits: int) -> int:
+        return (x << bits | x >> (64 - bits)) & mask
+
+    for word in (*words, 8 * len(words) << 56 & mask, None):
+        d ^= word or 0
+        c ^= 0xFF if word is None else 0
+        for _ in range(4 if word is None else 2):
+            a, c = (a + b) & mask, (c + d) & mask
+            b, d, a = turned(b, 13) ^ a, turned(d, 16) ^ c, turned(a, 32)
+            c, a = (c + b) & mask, (a + d) & mask
+            b, d, c = turned(b, 17) ^ c, turned(d, 21) ^ a, turned(c, 32)
+        a ^= word or 0
+    return a ^ b ^ c ^ d
+
+
+def test_a_nonce_is_made_as_gateways_of_another_version_make_it() -> None:
+    mac = siphash(NEW, ord("N") << 56, NOW << 32 | 0xABCDEF)
+    assert digest.nonce([NEW], NOW, 0xABCDEF) == f"{NOW:08x}00abcdef{mac:016x}"
 
 
 def test_nonces_differ_by_their_salt_and_their_second() -> None:
