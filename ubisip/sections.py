@@ -177,6 +177,8 @@ class Limits:
     """Calls tracked at once."""
     memory: Annotated[int, Between(1, 1_048_576)] = 1024
     """MiB of message buffers."""
+    bindings: Annotated[int, Between(1, 10_000_000)] = 250_000
+    """Contacts of agents registered at once; beyond, new ones get 503."""
 
 
 @dataclass(frozen=True, slots=True)
