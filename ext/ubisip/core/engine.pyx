@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Sans-I/O whole: datagrams in, datagrams out, time as an argument (DESIGN section 2)."""
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -423,9 +424,10 @@ cdef class Engine:
                    double now):
         cdef bytes letter
         cdef int has
+        cdef int64_t microseconds = 0 if lifetime == INFINITY else max(1, to_us(lifetime))
         letter, has = credential_letter(user, realm, md5, sha256, sha512_256, known)
         engine_credentials(self.proxy, <const uint8_t*><const char*>letter, <uint32_t>len(letter), has, False,
-                           to_us(lifetime), to_us(now))
+                           microseconds, to_us(now))
 
     def credential_failed(self, str user, str realm, double now):
         cdef bytes letter = credential_letter(user, realm, b"", b"", b"", False)[0]
