@@ -117,7 +117,7 @@ def _bound(host: Host, options: Options) -> ldap3.Connection:
         options.url.user or None,
         options.password or None,
         client_strategy=ldap3.SAFE_SYNC,
-        receive_timeout=LOOKUP_LIMIT,
+        receive_timeout=int(LOOKUP_LIMIT),
         read_only=True,
         check_names=False,
     )
