@@ -31,6 +31,7 @@ def row(
         listener=0,
         stream=7,
         user_agent="Phone/1.0",
+        flags=1,
     )
 
 

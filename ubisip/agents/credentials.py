@@ -75,6 +75,10 @@ class Lookups:
         self._waiting = 0
         self._remembered: dict[tuple[str, str], tuple[Digests, float]] = {}
 
+    def take(self, source: Credentials, refresh: float, cache: float) -> None:
+        """Ask *source* from now on; what was known stays known."""
+        self._source, self._refresh, self._cache, self._breaker = source, refresh, cache, Breaker()
+
     @property
     def is_down(self) -> bool:
         """Whether the source is left alone because it failed several times."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ubisip.agents.secret import Digests, Secret, digests_of, merged, read_ha1, secret_of_ha1s
-from ubisip.agents.source import Change, Options
+from ubisip.agents.source import Change, Listing, Options
 
 MAX_FILE = 64 * 1024 * 1024
 """Octets; a million users with HA1s."""
@@ -59,6 +59,11 @@ class FileSource:
         changes += [Change(*key, None) for key in self._users if key not in users]
         self._users, self._read, self.mistakes = users, now, mistakes
         return changes
+
+    def follow(self, other: Listing) -> None:
+        """Tell only what differs from what *other* has told."""
+        if isinstance(other, FileSource):
+            self._users = other._users
 
     async def close(self) -> None:
         """There is nothing to end."""

@@ -48,6 +48,9 @@ class Listing(Protocol):
         :raises ValueError: it makes no sense, likewise.
         """
 
+    def follow(self, other: Listing) -> None:
+        """The core has heard of all users of *other*: what differs is a change."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

@@ -34,8 +34,8 @@ SMALLEST_JOURNAL = 4 * 1024 * 1024
 """Octets of the journal below which no new snapshot is made; above, when it outgrows the snapshot."""
 UNWRITTEN = 64 * 1024 * 1024
 """Octets that wait for a disk that stands; beyond, they are dropped, and a new snapshot is made once it is back."""
-BINDING, GONE = 1, 0
-"""The first field of a record."""
+GONE, MADE, REFRESHED = 0, 1, 2
+"""The first field of a record: a binding ended, or was set as the rest says."""
 
 
 class Row(NamedTuple):
@@ -56,6 +56,8 @@ class Row(NamedTuple):
     listener: int
     stream: int
     user_agent: str
+    flags: int
+    """The core's own: see BindingFlag in ext/ubisip/core/bindings.pxd."""
 
 
 class Bindings(Protocol):
@@ -79,7 +81,7 @@ def packed(rows: list[tuple[Any, ...]]) -> bytes:
     """Rows of the core's table as records of the journal."""
     packer = msgpack.Packer(unicode_errors="surrogateescape", autoreset=False)
     for row in rows:
-        packer.pack((BINDING, *row[: len(_ROW)]))
+        packer.pack((MADE, *row[: len(_ROW)]))
     data: bytes = packer.bytes()
     return data
 
@@ -113,7 +115,6 @@ class BindingStore:
         for path in (self._path, self._before, self._journal):
             self._replay(path, found)
         kept = [row for row in found.values() if row.expires_at > now]
-        self._gaps = True  # a new snapshot soon: the next start reads less, and no damage
         if found:
             log.info("%d bindings taken over, %d had expired", len(kept), len(found) - len(kept))
         return kept
@@ -129,6 +130,7 @@ class BindingStore:
         strange = 0
         for part in read_blocks(data):
             if isinstance(part, Damage):
+                self._gaps = True  # a new snapshot soon: it has none
                 log.error("%s: %d octets from %d on are damaged and passed over", path, part.length, part.at)
             else:
                 strange += _apply(part, found)
@@ -136,6 +138,8 @@ class BindingStore:
             log.error("%s: %d records are of no known form and passed over", path, strange)
         if path == self._path:
             self.snapshot_size = len(data)
+        else:
+            self.journal_size += len(data)
 
     # Writing
 
@@ -209,7 +213,6 @@ class BindingStore:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._journal.open("ab")
-                self.journal_size = self._file.tell()
             data = block(records)
             self._file.write(data)
             self._file.flush()  # to the operating system: a killed process loses nothing of it
@@ -265,7 +268,7 @@ def _apply(payload: bytes, found: dict[tuple[Any, ...], Row]) -> int:
     strange = 0
     for record in records(payload):
         fields = record[1:]
-        if record[0] == BINDING and _are(fields, _ROW):
+        if record[0] in (MADE, REFRESHED) and _are(fields, _ROW):
             row = Row(*fields)
             found[_key(row.aor, row.contact, row.instance, row.reg_id)] = row
         elif record[0] == GONE and _are(fields[:4], _ROW[:4]):
@@ -280,7 +283,7 @@ def _apply(payload: bytes, found: dict[tuple[Any, ...], Row]) -> int:
 
 _NUMBER = (int, float)
 _ROW: tuple[Any, ...] = (
-    str, str, str, int, int, str, str, int, _NUMBER, _NUMBER, str, int, int, int, str,
+    str, str, str, int, int, str, str, int, _NUMBER, _NUMBER, str, int, int, int, str, int,
 )  # fmt: skip
 """The kinds of a row's fields."""
 
