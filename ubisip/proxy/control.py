@@ -109,6 +109,8 @@ class Control:
             draining=self.draining,
             hook=bool(self._asking),
             record=bool(self._subscribers),
+            credentials_complete=self._registrations is not None and self._registrations.complete,
+            wall=time.time() - time.monotonic(),
         )
 
     def refresh(self, now: float) -> None:

@@ -93,6 +93,11 @@ class Registrations:
         if old is not source:
             self._spawn(_close(old))
 
+    @property
+    def complete(self) -> bool:
+        """The core is told every user there is: whom it does not know does not exist."""
+        return isinstance(self._source, Listing)
+
     # Life
 
     async def prepare(self, worker: Registrar) -> None:

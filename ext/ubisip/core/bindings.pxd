@@ -111,7 +111,7 @@ cdef bint rewrite_binding(Bindings* table, uint32_t index, const uint8_t** parts
                           uint64_t contact, const Flow* flow) noexcept nogil
 cdef void expire_at(Bindings* table, uint32_t index, int64_t when) noexcept nogil
 cdef void remove_binding(Bindings* table, uint32_t index) noexcept nogil
-cdef void note_binding(Bindings* table, uint32_t index, int64_t now) noexcept nogil
+cdef void note_binding(Bindings* table, uint32_t index, bint is_new, int64_t now) noexcept nogil
 cdef void note_end(Bindings* table, uint32_t index, int why, int64_t now) noexcept nogil
 cdef bint is_in_step(const Binding* b, int slot) noexcept nogil
 cdef tuple read_bindings(Bindings* table, uint32_t after, uint32_t limit, int64_t now)

@@ -443,8 +443,8 @@ cdef uint32_t pack_part(uint8_t* out, uint32_t at, const Binding* b, int part) n
     return pack_text(out, at, text, length)
 
 
-cdef void note_binding(Bindings* table, uint32_t index, int64_t now) noexcept nogil:
-    """A binding was made or refreshed: [1, aor, contact, instance, reg-id, q, path, call-id, cseq, expires at,
+cdef void note_binding(Bindings* table, uint32_t index, bint is_new, int64_t now) noexcept nogil:
+    """A binding was made (1) or refreshed (2): [1 or 2, aor, contact, instance, reg-id, q, path, call-id, cseq, expires at,
     registered at, ip, port, listener, stream, user agent, flags], times in seconds of the wall's clock."""
     cdef uint8_t out[4096]
     cdef char ip[64]
@@ -455,7 +455,7 @@ cdef void note_binding(Bindings* table, uint32_t index, int64_t now) noexcept no
     out[0] = 0xDC  # array 16
     out[1] = 0
     out[2] = 17
-    out[3] = 1
+    out[3] = 1 if is_new else 2
     at = pack_part(out, at, b, TEXT_AOR)
     at = pack_part(out, at, b, TEXT_CONTACT)
     at = pack_part(out, at, b, TEXT_INSTANCE)

@@ -3,7 +3,7 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 from typing import NamedTuple
@@ -103,6 +103,8 @@ cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flo
     """One datagram's way through the core. *data* is readable for SCAN_PADDING octets beyond *size*."""
     set_now(p, now)
     p.counters[RECEIVED] += 1
+    if memcmp(data, b"REGISTER ", 9) != 0:
+        p.hurried = True
     if is_keep_alive(data, size):
         p.counters[KEEP_ALIVES] += 1
     elif is_stun(data, size):

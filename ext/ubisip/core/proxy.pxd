@@ -128,6 +128,7 @@ cdef struct Proxy:
     uint64_t responses[7]    # by class, sent to the caller's side
     uint32_t pending         # INVITE server transactions without a final response
     bint overloaded          # the worker cannot keep up: shed new calls
+    bint hurried             # something came that is no REGISTER: it should not wait for more
     bint crowded             # the worker has much to do: registrations wait, so that calls need not
     Bindings bindings
     Accounts accounts

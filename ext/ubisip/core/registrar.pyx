@@ -764,7 +764,7 @@ cdef void store(Proxy* p, const ParsedMessage* m, const Register* r, const Wante
     memset(b.in_step, 0, sizeof(b.in_step))
     expire_at(&p.bindings, index, p.now + wanted.expires * 1000000)
     p.counters[REGISTERED if is_new else REFRESHED] += 1
-    note_binding(&p.bindings, index, p.now)
+    note_binding(&p.bindings, index, is_new, p.now)
 
 
 cdef void end_binding(Proxy* p, uint32_t index, int why) noexcept nogil:

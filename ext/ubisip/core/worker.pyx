@@ -55,6 +55,8 @@ cdef enum:
     IDLE_TURNS = 3           # empty turns after which the worker sleeps in epoll instead of looking again
     TURN_MOST = 500          # milliseconds: it shows that it lives at least twice a second
     ERRORS_A_TURN = 64
+    LEISURE = 32             # turns that brought nothing but REGISTERs, after which these gather
+    LEISURELY = 8            # times as long: an agent's phone waits for milliseconds, not its user
     CROWDED = 5000           # microseconds likewise: registrations are put off
     BEHIND = 20000           # microseconds without seeing an empty socket: new calls are shed until it has caught up
 
@@ -102,6 +104,7 @@ cdef class Worker:
     cdef bint failed         # a send was told an error: the error queues have something
     cdef int64_t alive
     cdef int64_t busy
+    cdef int leisure         # turns in a row without a call
     cdef int64_t caught_up   # when every socket was last seen empty
     cdef uint64_t batches, received, sent, send_errors
     cdef Letter* box
@@ -351,6 +354,11 @@ cdef class Worker:
                 self.tell_control()
             self.busy += clock() - now
             idle = 0 if got else idle + 1
+            if self.proxy.hurried:
+                self.leisure = 0
+            elif got and self.leisure < LEISURE:
+                self.leisure += 1
+            self.proxy.hurried = False
 
     cdef void sleep(self) noexcept nogil:
         """Until a datagram, a letter or a timer."""
@@ -364,7 +372,7 @@ cdef class Worker:
         """Under load, let datagrams gather: one wake and two system calls then serve a batch."""
         cdef timespec pause
         pause.tv_sec = 0
-        pause.tv_nsec = self.coalesce * 1000
+        pause.tv_nsec = self.coalesce * 1000 * (LEISURELY if self.leisure >= LEISURE else 1)
         if clock() - self.caught_up < self.coalesce:
             nanosleep(&pause, NULL)
 
