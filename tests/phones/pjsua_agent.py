@@ -2,12 +2,14 @@
 """An agent's PJSIP phone, registered with both sites: commands come on standard input, what happens goes out, a line each.
 
 Its only argument is JSON: see :class:`pjsua_phone.Settings`. Commands: ``call URI``, ``answer``, ``reinvite``, ``bye``,
-``audio`` (packets and level received so far), ``register``, ``password TEXT``, ``quit``.
+``audio`` (packets received and their level), ``choose NUMBER`` (which call is meant from now on, by its order),
+``register``, ``password TEXT``. It ends with its input.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 from typing import Any
@@ -65,8 +67,7 @@ class Registration(pj.Account):
 
     def onIncomingCall(self, parameters: pj.OnIncomingCallParam) -> None:
         call = Conversation(self, parameters.callId)
-        call.line = self.line
-        self.line.calls.append(call)
+        self.line.add(call)
         ringing = pj.CallOpParam(True)
         ringing.statusCode = 180
         call.answer(ringing)
@@ -82,6 +83,7 @@ class Line:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         self.calls: list[Conversation] = []
+        self.call: Conversation | None = None
         self.tone = Tone()
         self.tone.begin()
         self.registrations = [self._register(number, proxy) for number, proxy in enumerate(settings["proxies"], 1)]
@@ -110,31 +112,43 @@ class Line:
         registration.create(self.configuration(number, proxy))
         return registration
 
+    def add(self, call: Conversation) -> None:
+        """One more call, which is meant from now on."""
+        call.line = self
+        self.calls.append(call)
+        self.call = call
+
     def command(self, name: str, argument: str) -> None:
         operation = pj.CallOpParam(True)
         if name == "call":
             call = Conversation(self.registrations[0])
-            call.line = self
-            self.calls.append(call)
+            self.add(call)
             call.makeCall(argument, operation)
-        elif name == "answer":
-            operation.statusCode = 200
-            self.calls[-1].answer(operation)
-        elif name == "reinvite":
-            self.calls[-1].reinvite(operation)
-        elif name == "bye":
-            self.calls[-1].hangup(operation)
-        elif name == "audio":
-            received = self.calls[-1].getStreamStat(0).rtcp.rxStat.pkt
-            tell("audio", received, self.calls[-1].getAudioMedia(-1).getTxLevel())  # from the call to the bridge
+        elif name == "choose":
+            self.call = self.calls[int(argument)]
         elif name == "register":
             for registration in self.registrations:
                 registration.setRegistration(True)
-        else:
-            assert name == "password", name
+        elif name == "password":
             self.settings["password"] = argument
             for registration, proxy in zip(self.registrations, self.settings["proxies"], strict=True):
                 registration.modify(self.configuration(registration.number, proxy))
+        else:
+            assert self.call is not None, "no call"
+            self._in_call(self.call, name, operation)
+
+    def _in_call(self, call: Conversation, name: str, operation: pj.CallOpParam) -> None:
+        if name == "answer":
+            operation.statusCode = 200
+            call.answer(operation)
+        elif name == "reinvite":
+            call.reinvite(operation)
+        elif name == "bye":
+            call.hangup(operation)
+        else:
+            assert name == "audio", name
+            level = call.getAudioMedia(-1).getTxLevel()  # from the call to the bridge
+            tell("audio", call.getStreamStat(0).rtcp.rxStat.pkt, level)
 
 
 def start(settings: dict[str, Any]) -> pj.Endpoint:
@@ -160,21 +174,28 @@ def start(settings: dict[str, Any]) -> pj.Endpoint:
     return endpoint
 
 
+def commands() -> list[str] | None:
+    """The lines that have come on standard input; None at its end."""
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        return []
+    text = os.read(sys.stdin.fileno(), 65536).decode()  # each is written at once, so none comes in halves
+    return text.splitlines() or None
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     endpoint = start(settings)
     line = Line(settings)
     while True:
         endpoint.libHandleEvents(TURN_MS)
-        if not select.select([sys.stdin], [], [], 0)[0]:
-            continue
-        name, _, argument = sys.stdin.readline().strip().partition(" ")
-        if name in ("", "quit"):
+        lines = commands()
+        if lines is None:
             break
-        try:
-            line.command(name, argument)
-        except pj.Error as error:
-            tell("error", name, error.info())
+        for name, _, argument in (text.partition(" ") for text in lines):
+            try:
+                line.command(name, argument)
+            except pj.Error as error:
+                tell("error", name, error.info())
     endpoint.libDestroy()
 
 

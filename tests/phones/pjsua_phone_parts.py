@@ -111,6 +111,13 @@ def talk(caller: Phone, callee: Phone, uri: str) -> None:
     callee.hears_the_other()
 
 
+def reinvite(one: Phone, other: Phone) -> None:
+    """*one* asks the other for the same media once more."""
+    one.does("reinvite")
+    other.hears("done INVITE 200")
+    one.hears("media")
+
+
 def hang_up(one: Phone, other: Phone) -> None:
     """*one* ends the call."""
     one.does("bye")
