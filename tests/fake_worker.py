@@ -108,6 +108,7 @@ class FakeWorker:
         self.received: list[tuple[bytes, int, tuple[str, int], int]] = []
         """Messages that came over streams: data, stream, peer, listener."""
         self.stream_failures: list[tuple[bytes, tuple[str, int]]] = []
+        self.streams_closed: list[int] = []
         self._letters: list[tuple[bytes, tuple[str, int], int, int]] = []
         self._news: list[Event] = []
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -163,6 +164,11 @@ class FakeWorker:
     def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
         self._check_mailbox()
         self.stream_failures.append((data, address))
+
+    def stream_closed(self, stream: int) -> None:
+        """A connection has ended."""
+        self._check_mailbox()
+        self.streams_closed.append(stream)
 
     def send_stream(self, data: bytes, address: tuple[str, int], listener: int = 0, stream: int = 0) -> None:
         """Let the core want to send a message over a stream."""

@@ -41,6 +41,11 @@ class Worker:
         """The messages to send over connections, oldest first; fileno() is readable when some wait."""
     def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
         """A request from stream_messages() could not be sent to *address*: its attempt has failed."""
+    def stream_closed(self, stream: int) -> None:
+        """Connection number *stream* has ended: nothing can be sent over it any more.
+
+        :raises BufferError: the mailbox is full.
+        """
     def successes(self) -> dict[int, int]:
         """By slot, the attempts that brought any response other than a 503: for the control loop."""
     def statistics(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ubisip.core.outbox cimport (
 )
 from ubisip.core.proxy cimport (
     COUNTERS, DATAGRAM, KEEP_ALIVES, MALFORMED_DROPPED, MALFORMED_REQUESTS, PDD_BUCKETS, RECEIVED, REQUESTS, RESPONSES,
-    Proxy,
+    STREAMS_CLOSED, Proxy,
 )
 from ubisip.core.forward cimport KEY_PROBE
 from ubisip.core.reply cimport answer
@@ -42,7 +42,7 @@ COUNTER_NAMES = (
     "abandoned_cancelled", "stateless_responses", "forged_responses", "stray_responses", "stranger_responses",
     "bad_tokens", "loops", "shed_draining", "shed_overload", "shed_capacity", "shed_source", "shed_routes",
     "no_destination", "bound_transactions", "bound_memory", "bound_calls", "bound_edits", "timeouts", "refused",
-    "silent", "hook_late", "wrong_events",
+    "silent", "hook_late", "streams_closed", "wrong_events",
 )
 
 cdef enum:
@@ -174,6 +174,12 @@ cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, c
                                  int64_t now) noexcept nogil:
     set_now(p, now)
     transport_failed(p, data, size, to)
+
+
+cdef void engine_stream_closed(Proxy* p, uint32_t stream, int64_t now) noexcept nogil:
+    """Connection number *stream* has ended; its number is not given out again."""
+    set_now(p, now)
+    p.counters[STREAMS_CLOSED] += 1
 
 
 cdef bint engine_decide(Proxy* p, int64_t handle, int slot, int64_t now) noexcept nogil:
@@ -316,6 +322,9 @@ cdef class Engine:
         if not address_from_text(address[0], address[1], &to):
             raise ValueError(f"{address[0]} is no address")
         engine_transport_error(self.proxy, <const uint8_t*><const char*>data, <uint32_t>len(data), &to, to_us(now))
+
+    def stream_closed(self, uint32_t stream, double now):
+        engine_stream_closed(self.proxy, stream, to_us(now))
 
     def swap(self, Snapshot snapshot not None, double now):
         engine_swap(self.proxy, snapshot.view, to_us(now))

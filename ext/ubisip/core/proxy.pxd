@@ -52,6 +52,7 @@ cdef enum:
     REFUSED                  # ICMP errors that ended an attempt
     SILENT
     HOOK_LATE                # the default policy decided: the hook's answer came too late
+    STREAMS_CLOSED           # connections that ended: nothing goes over them any more
     WRONG_EVENTS             # a state machine met what cannot happen
     COUNTERS
 

@@ -12,8 +12,8 @@ import threading
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
 from ubisip.core.engine cimport (
-    close_proxy, engine_advance, engine_decide, engine_next_timer, engine_probe, engine_receive, engine_swap,
-    engine_transport_error, open_proxy, proxy_statistics,
+    close_proxy, engine_advance, engine_decide, engine_next_timer, engine_probe, engine_receive, engine_stream_closed,
+    engine_swap, engine_transport_error, open_proxy, proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
@@ -63,6 +63,7 @@ cdef enum LetterKind:
     LETTER_PROBE
     LETTER_STREAM            # a message that came over a connection
     LETTER_STREAM_FAILED     # one that could not be sent over any
+    LETTER_STREAM_CLOSED     # a connection has ended
 
 
 cdef struct Letter:
@@ -259,6 +260,12 @@ cdef class Worker:
         letter.length = <uint32_t>len(data)
         self._post()
 
+    def stream_closed(self, uint32_t stream):
+        cdef Letter* letter = self._letter()
+        letter.kind = LETTER_STREAM_CLOSED
+        letter.flow.stream = stream
+        self._post()
+
     def successes(self):
         cdef int slot
         return {slot: self.proxy.targets.load[slot].successes for slot in range(self.proxy.view.destination_count)}
@@ -351,6 +358,8 @@ cdef class Worker:
             engine_receive(self.proxy, letter.data, letter.length, &letter.flow, now)
         elif letter.kind == LETTER_STREAM_FAILED:
             engine_transport_error(self.proxy, letter.data, letter.length, &letter.flow.peer, now)
+        elif letter.kind == LETTER_STREAM_CLOSED:
+            engine_stream_closed(self.proxy, letter.flow.stream, now)
         else:
             engine_probe(self.proxy, letter.slot, letter.data, letter.length, letter.handle, letter.timeout, now)
 
