@@ -33,6 +33,7 @@ from ubisip.proxy.sockets import open_listeners, open_stream_listeners
 from ubisip.proxy.status import status_of
 from ubisip.store.audit import AuditLog
 from ubisip.store.record import read_record, write_record
+from ubisip.transport.connection import Address
 from ubisip.transport.tcp import Streams
 
 log = logging.getLogger(__name__)
@@ -164,9 +165,17 @@ class Gateway:
         if not sockets:
             return None
         opened.callback(_close, list(sockets.values()))
-        self._streams = Streams(listen, sockets)
+        self._streams = Streams(listen, sockets, certificates=self._node.certificates, name_of=self._name_of)
         opened.push_async_callback(self._streams.close)
         return self._streams
+
+    def _name_of(self, address: Address) -> str:
+        """The host that a peer at *address* is known by, which its certificate must name."""
+        for name, peer in self._node.peers.items():
+            endpoint = peer.endpoint
+            if endpoint.port == address[1] and address[0] in (endpoint.host, self._addresses.known.get(name)):
+                return endpoint.host
+        return address[0]
 
     def _send_last(self) -> None:
         """What the worker left for streams when it stopped."""
@@ -273,6 +282,8 @@ class Gateway:
         self._node = node
         if self._admin is not None:
             self._admin.set_token(node.token)
+        if self._streams is not None:
+            self._streams.certificates = node.certificates
         warn(node)
         return node.config.digest
 
