@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ubisip.admin.face import UnknownDestination
+from ubisip.admin.face import NoRegistrar, UnknownDestination
 from ubisip.admin.http import Admin
 from ubisip.agents.credentials import Credentials
 from ubisip.config import Config
@@ -67,7 +67,9 @@ class Gateway:
         routing = [hook for hook in hooks if isinstance(hook, Hook)]
         self._asking = Asking(routing, lambda name: name in self._node.peers)
         credentials = [hook for hook in hooks if isinstance(hook, Credentials)]
-        self._registrations = Registrations(self._node, credentials, self._subscribers) if config.agents else None
+        self._registrations = (
+            Registrations(self._node, self._slots, credentials, self._subscribers) if config.agents else None
+        )
         self._control = Control(
             self._node,
             self._slots,
@@ -277,7 +279,7 @@ class Gateway:
             raise UsageError(f"try again: {error}") from error
         self._control.take(node)
         if self._registrations is not None and credentials is not None:
-            self._registrations.take(*credentials)
+            self._registrations.take(node, *credentials)
         _warn_of_restart(self._node, node)
         self._node = node
         if self._admin is not None:
@@ -309,6 +311,28 @@ class Gateway:
             "events_lost": {"subscription": self._subscribers.lost},
             "control_errors": self._control.errors + (self._registrations.errors if self._registrations else Counter()),
         }
+
+    async def agents(self, aor: str = "", after: int = 0, limit: int = 100, only_here: bool = False) -> dict[str, Any]:
+        """Bindings of agents on this gateway: what ``GET /api/v1/agents`` answers, see docs/agents.md.
+
+        *aor* is an address of record or its user part; *only_here*: phones that no other site reaches.
+
+        :raises NoRegistrar: the configuration has no [agents].
+        :raises UsageError: the gateway does not run.
+        """
+        return await self._registrar().agents(aor, after, limit, only_here)
+
+    def agent_marks(self) -> bytes | None:
+        """What stands for each phone that is reached from here, for other sites; None: not counted yet.
+
+        :raises NoRegistrar: the configuration has no [agents].
+        """
+        return self._registrar().marks()
+
+    def _registrar(self) -> Registrations:
+        if self._registrations is None:
+            raise NoRegistrar
+        return self._registrations
 
     def silent_for(self) -> float:
         """Seconds since the worker's last turn; it turns at least once a second."""
