@@ -58,14 +58,17 @@ def is_host_name(host: str) -> bool:
 
 
 def parse_uri(text: str) -> SipUri:
-    """A peer's URI: host name or address, port, ``;transport=`` udp, tcp or tls, ``;lr`` (RFC 3261 section 19.1)."""
+    """A peer's URI: host name or address, port, ``;transport=`` udp, tcp or tls, ``;lr`` (RFC 3261 section 19.1).
+
+    ``sips`` is TLS, whether ``;transport=`` says so, says tcp, or is not there.
+    """
     scheme, colon, rest = text.partition(":")
-    if not colon or scheme.lower() != "sip":
+    if not colon or scheme.lower() not in ("sip", "sips"):
         raise ValueError(URI_EXAMPLE)
     if "@" in rest or "?" in rest:
         raise ValueError(f"{URI_EXAMPLE}, without user and headers")
     where, *parameters = rest.split(";")
-    transport = _transport(parameters)
+    transport = _transport(parameters, secure=scheme.lower() == "sips")
     host, port = _host_port(where, URI_EXAMPLE)
     address = as_address(host)
     if address is not None and (address.is_unspecified or address.is_multicast):
@@ -73,11 +76,13 @@ def parse_uri(text: str) -> SipUri:
     return SipUri(text, Endpoint(transport, host, PEER_PORTS[transport] if port is None else port))
 
 
-def _transport(parameters: list[str]) -> str:
-    transport = "udp"
+def _transport(parameters: list[str], secure: bool) -> str:
+    transport = "tls" if secure else "udp"
     for parameter in parameters:
         name, _, value = parameter.lower().partition("=")
-        if name == "transport" and value in PEER_PORTS:
+        if name == "transport" and secure and value in ("tcp", "tls"):
+            continue
+        if name == "transport" and not secure and value in PEER_PORTS:
             transport = value
         elif parameter.lower() != "lr":
             raise ValueError(f"{URI_EXAMPLE}, with no parameter but transport=udp, tcp or tls")

@@ -16,7 +16,7 @@ from ubisip.configcheck import check, sources_of
 from ubisip.errors import ConfigError, Mistake, UsageError
 from ubisip.platform import GatewayNode, Kind, Peer
 from ubisip.schema import Report, listed, printable, read_table
-from ubisip.sections import Agents, Health, Limits, Parameters, Platform, Routing, Store, Tier
+from ubisip.sections import Agents, Health, Limits, Parameters, Platform, Routing, Store, Tier, Tls
 from ubisip.toml_lines import key_lines
 
 _POSITION = re.compile(r" \((?:at line (?P<line>\d+), column \d+|at end of document)\)$")
@@ -45,6 +45,8 @@ class Config:
     """How destinations are probed."""
     limits: Limits
     """What strangers and overload can take."""
+    tls: Tls | None
+    """Certificates; None: no listener needs any."""
     agents: Agents | None
     """The registrar; None: the gateways are none."""
     store: Store
@@ -145,6 +147,7 @@ def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Co
         routing=whole.routing,
         health=whole.health,
         limits=whole.limits,
+        tls=_tls(whole.tls, base_dir),
         agents=_agents(whole.agents, base_dir),
         store=replace(whole.store, url=_absolute_url(base_dir, whole.store.url)),
         tiers=_tiers(whole.tiers, base_dir),
@@ -190,6 +193,23 @@ def _agents(agents: Agents | None, base_dir: str) -> Agents | None:
         credentials=_absolute_url(base_dir, agents.credentials),
         credentials_password_file=_absolute(base_dir, agents.credentials_password_file),
         credentials_ca_file=_absolute(base_dir, agents.credentials_ca_file),
+    )
+
+
+def _tls(tls: Tls | None, base_dir: str) -> Tls | None:
+    if tls is None:
+        return None
+    hosts = {
+        name: replace(host, certificate=_absolute(base_dir, host.certificate), key=_absolute(base_dir, host.key))
+        for name, host in tls.hosts.items()
+    }
+    return replace(
+        tls,
+        certificate=_absolute(base_dir, tls.certificate),
+        key=_absolute(base_dir, tls.key),
+        hosts=MappingProxyType(hosts),
+        client_ca=_absolute(base_dir, tls.client_ca),
+        server_ca=_absolute(base_dir, tls.server_ca),
     )
 
 

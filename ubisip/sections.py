@@ -20,6 +20,7 @@ Name = Annotated[
     str,
     Matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name of at most 64 letters, digits, dots, dashes and underscores"),
 ]
+_HostName = Annotated[str, Matching(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}", "a host name")]
 _Text = Matching(r"[^\x00-\x1f\x7f]+", "a string that is not empty")
 _RequiredName = Annotated[Name, REQUIRED]
 _RequiredText = Annotated[str, _Text, REQUIRED]
@@ -65,7 +66,8 @@ class PeerTable:
     site: _RequiredName = ""
     """The data centre it stands in or is linked to."""
     uri: Annotated[SipUri, From(address.parse_uri, address.URI_EXAMPLE), REQUIRED] = address.NO_URI
-    """Where its requests go: host name or address, port (5060; tls 5061), `;transport=` udp (default), tcp or tls."""
+    """Where its requests go: host name or address, port (5060; tls 5061), `;transport=` udp (default), tcp or tls;
+    `sips:` is tls."""
     sources: Annotated[tuple[Annotated[Source, _SOURCE], ...], AT_LEAST_ONE] = ()
     """Who may send as this peer: address, address:port or network. Default: the URI's host, which then must be an
     address. Where two peers claim the same, address:port comes before address and network."""
@@ -104,7 +106,8 @@ class Gateway:
     listen: Annotated[tuple[Annotated[Endpoint, _LISTEN], ...], AT_LEAST_ONE, REQUIRED] = ()
     """Where it hears SIP: `udp:` `tcp:` `tls:` `ws:` `wss:`, address, port. One in each network that it joins."""
     advertise: Annotated[str, From(address.parse_advertise, address.ADVERTISE_EXAMPLE)] = ""
-    """`host` or `host:port` that it writes into Record-Route. Default: the listening address."""
+    """`host` or `host:port` that it writes into Record-Route; the port is that of udp and tcp. Default: the listening
+    address."""
     admin: Annotated[Endpoint | None, From(address.parse_socket, address.SOCKET_EXAMPLE)] = None
     """Where it answers HTTP. Default: nowhere. Beyond loopback only with `admin_token_file`."""
     admin_token_file: _File = ""
@@ -179,6 +182,36 @@ class Limits:
     """MiB of message buffers."""
     bindings: Annotated[int, Between(1, 10_000_000)] = 250_000
     """Contacts of agents registered at once; beyond, new ones get 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostCertificate:
+    """The certificate for one host name."""
+
+    certificate: Annotated[_File, REQUIRED] = ""
+    """PEM file of the certificate and those between it and the root, its own first."""
+    key: _File = ""
+    """PEM file of its private key. Default: it is in the same file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates; needed by `tls:` and `wss:` listeners. Renewed files are taken into use by themselves."""
+
+    certificate: Annotated[_File, REQUIRED] = ""
+    """PEM file of the certificate that is shown where no other fits, and those between it and the root, its own
+    first."""
+    key: _File = ""
+    """PEM file of its private key. Default: it is in the same file."""
+    hosts: Mapping[_HostName, HostCertificate] = field(default_factory=_nothing)
+    """Other certificates, by the host name that a client asks for (SNI)."""
+    client_ca: _File = ""
+    """PEM file of the authorities whose certificates clients may show. Default: they are not asked for any."""
+    client_certificates: Literal["optional", "required"] = "optional"
+    """With `client_ca`: whether clients that show none are refused. One that does not hold always is."""
+    server_ca: _File = ""
+    """PEM file of the authorities that must have signed the certificates of servers we connect to. Default: those of
+    the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +310,7 @@ class Sections:
     routing: Routing = Routing()
     health: Health = Health()
     limits: Limits = Limits()
+    tls: Tls | None = None
     agents: Agents | None = None
     store: Store = Store()
     tiers: Mapping[Name, Tier] = field(default_factory=_nothing)

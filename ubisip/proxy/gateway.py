@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ubisip.admin.face import UnknownDestination
+from ubisip.admin.face import NoRegistrar, UnknownDestination
 from ubisip.admin.http import Admin
 from ubisip.agents.credentials import Credentials
 from ubisip.config import Config
@@ -33,6 +33,7 @@ from ubisip.proxy.sockets import open_listeners, open_stream_listeners
 from ubisip.proxy.status import status_of
 from ubisip.store.audit import AuditLog
 from ubisip.store.record import read_record, write_record
+from ubisip.transport.connection import Address
 from ubisip.transport.tcp import Streams
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class Gateway:
         routing = [hook for hook in hooks if isinstance(hook, Hook)]
         self._asking = Asking(routing, lambda name: name in self._node.peers)
         credentials = [hook for hook in hooks if isinstance(hook, Credentials)]
-        self._registrations = Registrations(self._node, credentials, self._subscribers) if config.agents else None
+        self._registrations = (
+            Registrations(self._node, self._slots, credentials, self._subscribers) if config.agents else None
+        )
         self._control = Control(
             self._node,
             self._slots,
@@ -164,9 +167,17 @@ class Gateway:
         if not sockets:
             return None
         opened.callback(_close, list(sockets.values()))
-        self._streams = Streams(listen, sockets)
+        self._streams = Streams(listen, sockets, certificates=self._node.certificates, name_of=self._name_of)
         opened.push_async_callback(self._streams.close)
         return self._streams
+
+    def _name_of(self, address: Address) -> str:
+        """The host that a peer at *address* is known by, which its certificate must name."""
+        for name, peer in self._node.peers.items():
+            endpoint = peer.endpoint
+            if endpoint.port == address[1] and address[0] in (endpoint.host, self._addresses.known.get(name)):
+                return endpoint.host
+        return address[0]
 
     def _send_last(self) -> None:
         """What the worker left for streams when it stopped."""
@@ -268,11 +279,13 @@ class Gateway:
             raise UsageError(f"try again: {error}") from error
         self._control.take(node)
         if self._registrations is not None and credentials is not None:
-            self._registrations.take(*credentials)
+            self._registrations.take(node, *credentials)
         _warn_of_restart(self._node, node)
         self._node = node
         if self._admin is not None:
             self._admin.set_token(node.token)
+        if self._streams is not None:
+            self._streams.certificates = node.certificates
         warn(node)
         return node.config.digest
 
@@ -298,6 +311,28 @@ class Gateway:
             "events_lost": {"subscription": self._subscribers.lost},
             "control_errors": self._control.errors + (self._registrations.errors if self._registrations else Counter()),
         }
+
+    async def agents(self, aor: str = "", after: int = 0, limit: int = 100, only_here: bool = False) -> dict[str, Any]:
+        """Bindings of agents on this gateway: what ``GET /api/v1/agents`` answers, see docs/agents.md.
+
+        *aor* is an address of record or its user part; *only_here*: phones that no other site reaches.
+
+        :raises NoRegistrar: the configuration has no [agents].
+        :raises UsageError: the gateway does not run.
+        """
+        return await self._registrar().agents(aor, after, limit, only_here)
+
+    def agent_marks(self) -> bytes | None:
+        """What stands for each phone that is reached from here, for other sites; None: not counted yet.
+
+        :raises NoRegistrar: the configuration has no [agents].
+        """
+        return self._registrar().marks()
+
+    def _registrar(self) -> Registrations:
+        if self._registrations is None:
+            raise NoRegistrar
+        return self._registrations
 
     def silent_for(self) -> float:
         """Seconds since the worker's last turn; it turns at least once a second."""
