@@ -3,7 +3,7 @@
 
 Its only argument is JSON: see :class:`pjsua_phone.Settings`. Commands: ``call URI``, ``answer``, ``reinvite``, ``bye``,
 ``audio`` (packets received and their level), ``choose NUMBER`` (which call is meant from now on, by its order),
-``register``, ``password TEXT``. It ends with its input.
+``register NUMBER``, ``password TEXT``. It ends with its input.
 """
 
 from __future__ import annotations
@@ -127,8 +127,7 @@ class Line:
         elif name == "choose":
             self.call = self.calls[int(argument)]
         elif name == "register":
-            for registration in self.registrations:
-                registration.setRegistration(True)
+            self.registrations[int(argument) - 1].setRegistration(True)
         elif name == "password":
             self.settings["password"] = argument
             for registration, proxy in zip(self.registrations, self.settings["proxies"], strict=True):

@@ -66,20 +66,24 @@ class Server:
         """What it wrote, to explain a failure."""
         return self._child.words() if self._child else ""
 
-    def rpc(self, method: str) -> Any:
+    def rpc(self, method: str, *parameters: str) -> Any:
         """The result of a command, None when there is none."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.settimeout(5)
             one.connect((self.address[0], RPC_PORT))
-            one.send(json.dumps({"jsonrpc": "2.0", "method": method, "id": 1}).encode())
+            request = {"jsonrpc": "2.0", "method": method, "params": parameters, "id": 1}
+            one.send(json.dumps(request).encode())
             return json.loads(one.recv(65535)).get("result")
 
     def contacts(self, user: str) -> list[dict[str, Any]]:
-        """What is registered for *user*, as ``ul.dump`` gives it, by reg-id."""
-        domains = (self.rpc("ul.dump") or {}).get("Domains", [])
-        agents = [entry["Info"] for one in domains for entry in one["Domain"]["AoRs"]]
-        found = [row["Contact"] for agent in agents if agent["AoR"] == user for row in agent["Contacts"]]
-        return sorted(found, key=lambda contact: int(contact["Reg-Id"]))
+        """What is registered for *user*, as ``ul.lookup`` gives it, by reg-id."""
+        found = self.rpc("ul.lookup", "location", user) or {"Contacts": []}
+        return sorted((row["Contact"] for row in found["Contacts"]), key=lambda contact: int(contact["Reg-Id"]))
+
+    def count(self, statistic: str) -> int:
+        """One of its statistics, such as ``location_contacts``."""
+        (line,) = self.rpc("stats.get_statistics", statistic)
+        return int(line.partition("=")[2])
 
     def knows(self, user: str, flows: int) -> bool:
         """Whether it has so many contacts of *user*."""
