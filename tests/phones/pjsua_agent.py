@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent's PJSIP phone, registered with both sites: commands come on standard input, what happens goes out, a line each.
+"""An agent's PJSIP phone, registered with both sites: commands come on standard input, what happens goes out, by lines.
 
-Its only argument is JSON: see :class:`pjsua_phone.Settings`. Commands: ``call URI``, ``answer``, ``reinvite``, ``bye``,
+Its only argument are the settings that :class:`pjsua_phone_parts.Phone` gives it, in JSON. Commands: ``call URI``,
+``answer``, ``reinvite``, ``bye``,
 ``audio`` (packets received and their level), ``choose NUMBER`` (which call is meant from now on, by its order),
 ``register NUMBER``, ``password TEXT``. It ends with its input.
 """

@@ -19,20 +19,18 @@ _numbers = itertools.count(1)
 class Phone:
     """A PJSIP phone of one agent; *proxies*: those it registers with, one after the other with reg-id 1, 2..."""
 
-    def __init__(
-        self, sites: Sites, user: str, *, proxies: Sequence[str] = (), password: str = "", expires: int = 600, ca: str = ""
-    ) -> None:
+    def __init__(self, sites: Sites, user: str, *, proxies: Sequence[str] = (), ca: str = "") -> None:
         number = next(_numbers)
         host = sites.place.other(number % 200 + 1)[0]
         settings = {
             "user": user,
-            "password": password or USERS[user],
+            "password": USERS[user],
             "realm": REALM,
             "proxies": list(proxies or sites.proxies("tcp")),
             "instance": f"<urn:uuid:00000000-0000-1000-8000-{int(user):012x}>",
             "host": host,
             "media_port": 40000,
-            "expires": expires,
+            "expires": 600,
             "log": str(sites.place.directory / f"pjsua-{user}-{number}.log"),
         }
         if ca:
@@ -54,9 +52,8 @@ class Phone:
         found: list[int] = []
 
         def told() -> bool:
-            found[:] = [
-                number for number, line in enumerate(self._lines()) if number >= self._lines_seen and line.startswith(start)
-            ]
+            lines = self._lines()
+            found[:] = [number for number in range(self._lines_seen, len(lines)) if lines[number].startswith(start)]
             assert found or self._child.running, self._child.words()
             return bool(found)
 

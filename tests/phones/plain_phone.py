@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A phone of a few lines, for what real ones do not do at a word: move to another address, stand elsewhere than it registers."""
+"""A phone of a few lines, for what real ones do not do at a word: move, be called elsewhere than registered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import itertools
 import re
 import socket
 import time
-from types import TracebackType
 
 from plain_sip import Address, Packet, Request, response
 from site_parts import REALM, USERS
@@ -49,7 +48,7 @@ class PlainPhone:
     def __enter__(self) -> PlainPhone:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._socket.close()
 
     def _open(self, host: str) -> None:
@@ -89,8 +88,9 @@ class PlainPhone:
         headers = [("Contact", f"<{self.uri}>{outbound}"), ("Supported", "path, outbound"), ("Expires", "600")]
         if credentials:
             headers.append(("Authorization", credentials))
+        call_id = f"plain-{self.user}"
         request = Request(
-            "REGISTER", f"sip:{REALM}", [via], f"{own};tag=plain", own, f"plain-{self.user}", self._cseq, headers=headers
+            "REGISTER", f"sip:{REALM}", [via], f"{own};tag=plain", own, call_id, self._cseq, headers=headers
         )
         self.send(bytes(request))
         return self.awaits("REGISTER", is_response=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from certificates import write_certificate
 from processes import ADMIN_PORT, Child, Gateway, Place, is_bound, wait_until
 from wire import entry
 
@@ -110,7 +111,7 @@ class Sites:
     def proxies(self, transport: str = "udp") -> list[str]:
         """The outbound proxy of each site."""
         hosts = [self.place.gateway(number)[0] for number in (1, 2)]
-        return [f"sip:{host};transport={transport};lr" for host in hosts]
+        return [f"sip:{host}:{5061 if transport == 'tls' else 5060};transport={transport};lr" for host in hosts]
 
     def set_passwords(self, users: Mapping[str, str]) -> None:
         """Replace the file of credentials, as an editor does."""
@@ -118,9 +119,13 @@ class Sites:
         new.write_text("".join(f"{name};{password}\n" for name, password in users.items()))
         new.rename(self.users)
 
-    def write(self, more: Sequence[str] = (), **agents: object) -> None:
-        """Write the configuration; *agents* changes the table of that name, *more* are listeners, ``tls:...:%s:5061``."""
+    def write(self, *listeners: str, servers: Sequence[int] = SERVERS, **agents: object) -> None:
+        """Write the configuration: *listeners* stand beside UDP and TCP, *agents* are keys of the table of that name.
+
+        ``HOST`` in a listener is the address of its gateway, as in ``tls:HOST:5061``.
+        """
         place = self.place
+        self.servers = [Server(place, number) for number in servers]
         self.set_passwords(USERS)
         tables = [entry("[platform]", {"name": "test", "key_file": "cluster.key", "state_dir": "state"})]
         tables.append("[sites.PA2]\n[sites.PA5]\n")
@@ -129,10 +134,10 @@ class Sites:
             carrier = {"name": f"sbc{number}", "centre": f"centre{number}", "site": site, "uri": f"sip:{host}:{port}"}
             tables.append(entry("[[carriers]]", carrier))
             host, port = place.gateway(number)
-            listen = [f"udp:{host}:{port}", f"tcp:{host}:{port}", *(text.replace("HOST", host) for text in more)]
+            listen = [f"udp:{host}:{port}", f"tcp:{host}:{port}", *(text.replace("HOST", host) for text in listeners)]
             values = {"name": f"gw{number}", "site": site, "listen": listen, "admin": f"{host}:{ADMIN_PORT}"}
             tables.append(entry("[[gateways]]", values))
-        for number in SERVERS:
+        for number in servers:
             host, port = place.server(number)
             site = "PA2" if number <= 3 else "PA5"
             tables.append(entry("[[servers]]", {"name": f"tel{number}", "site": site, "uri": f"sip:{host}:{port}"}))
@@ -140,17 +145,24 @@ class Sites:
         tables.append(entry("[health.sip]", {**health, "slow_start": 0.0}))
         values = {"realm": REALM, "domains": [REALM], "credentials": "file:users.csv", "mirror": "platform", **agents}
         tables.append(entry("[agents]", values))
+        if any(text.startswith(("tls:", "wss:")) for text in listeners):
+            certificate, key = self.write_certificate()
+            tables.append(entry("[tls]", {"certificate": certificate, "key": key}))
         place.config.write_text("\n".join(tables))
         if not (place.directory / "cluster.key").exists():
             keys.create(place.directory / "cluster.key")
 
-    def start(self, numbers: Sequence[int] = SERVERS) -> None:
-        """Start the servers of these *numbers* and both gateways; wait until the gateways see them up."""
-        self.servers = [Server(self.place, number) for number in numbers]
+    def write_certificate(self) -> tuple[str, str]:
+        """A new certificate of both gateways and its key, in the place of those there were."""
+        hosts = [self.place.gateway(number)[0] for number in (1, 2)]
+        return write_certificate(self.place.directory, "gateway", *hosts)
+
+    def start(self) -> None:
+        """Start the servers and both gateways; wait until the gateways see the servers up."""
         for part in (*self.servers, *self.gateways):
             part.launch()
         wait_until(lambda: all(part.ready for part in (*self.servers, *self.gateways)), "all parts to be ready")
-        names = [f"tel{number}" for number in numbers]
+        names = [f"tel{server.number}" for server in self.servers]
         wait_until(lambda: all(gateway.sees("up", *names) for gateway in self.gateways), "servers to be seen up")
 
     def knows(self, user: str, flows: int, servers: Sequence[Server] | None = None) -> bool:
@@ -160,5 +172,3 @@ class Sites:
     def words(self) -> str:
         """What gateways and servers wrote, to explain a failure."""
         return "\n".join([gateway.log()[-2000:] for gateway in self.gateways] + [one.words() for one in self.servers])
-
-

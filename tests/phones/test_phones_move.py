@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from plain_phone import PlainPhone
 from pjsua_phone_parts import Phone
+from plain_phone import PlainPhone
 from processes import wait_until
 from site_parts import REALM, Sites
 
@@ -15,8 +15,8 @@ pytest.importorskip("pjsua2", reason="the wheel pjsua2-python exists for x86-64 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 def test_what_the_other_sends_reaches_a_phone_that_has_moved(sites: Sites, transport: str) -> None:
     """It registers anew from there, with the instance that it had; the other's requests still bear its old address."""
-    sites.write()
-    sites.start([1, 4])
+    sites.write(servers=(1, 4))
+    sites.start()
     place = sites.place
     caller = Phone(sites, "1002", proxies=sites.proxies("tcp")[1:])
     caller.registers(1)

@@ -43,11 +43,11 @@ def result_of(phone: Phone, number: int) -> int:
 def test_the_old_password_is_refused_and_the_new_one_taken(sites: Sites, where: str) -> None:
     """The other phone notices nothing."""
     if where == "file":
-        sites.write()
+        sites.write(servers=(1, 4))
     else:
-        sites.write(credentials="sqlite:users.db", credentials_refresh=1.0)
+        sites.write(servers=(1, 4), credentials="sqlite:users.db", credentials_refresh=1.0)
         make_database(sites)
-    sites.start([1, 4])
+    sites.start()
     phone, other = Phone(sites, "1001"), Phone(sites, "1002")
     phone.registers()
     other.registers()

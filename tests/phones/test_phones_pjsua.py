@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from processes import wait_until
 from pjsua_phone_parts import Phone, hang_up, talk
+from processes import wait_until
 from site_parts import REALM, Sites
 
 pytest.importorskip("pjsua2", reason="the wheel pjsua2-python exists for x86-64 only")

@@ -28,7 +28,7 @@ def test_a_server_that_comes_back_empty_knows_every_agent_before_it_gets_calls(s
             phone = stack.enter_context(PlainPhone(user, host, place.gateway(1 + int(user) % 2), password="many"))
             phone.contact = f"sip:{user}@{host}:{port}"
             assert phone.register().status == 200
-    wait_until(lambda: all(server.count(CONTACTS) == MANY for server in sites.servers), "all servers to know all agents")
+    wait_until(lambda: all(server.count(CONTACTS) == MANY for server in sites.servers), "all to know the agents")
     returning.kill()
     wait_until(lambda: all(gateway.sees("down", "tel1") for gateway in sites.gateways), "it to be seen down")
     calls = place.call(place.carrier(), place.gateway(), rate=RATE, calls=RATE * 6, number=users[0])
