@@ -31,10 +31,13 @@ def authorization(challenge: str, user: str, password: str, uri: str) -> str:
 
 
 class PlainPhone:
-    """One phone of *user* with one instance, registered with one gateway by outbound (RFC 5626)."""
+    """One flow of the phone of *user*, to one gateway: its instance is the same in all of them, *reg_id* differs."""
 
-    def __init__(self, user: str, host: str, gateway: Address, transport: str = "udp", password: str = "") -> None:
+    def __init__(
+        self, user: str, host: str, gateway: Address, transport: str = "udp", *, reg_id: int = 1, password: str = ""
+    ) -> None:
         self.user = user
+        self.reg_id = reg_id
         self.password = password or USERS[user]
         self.transport = transport
         self.contact = ""
@@ -49,7 +52,7 @@ class PlainPhone:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._socket.close()
+        self.close()
 
     def _open(self, host: str) -> None:
         kind = socket.SOCK_DGRAM if self.transport == "udp" else socket.SOCK_STREAM
@@ -59,6 +62,10 @@ class PlainPhone:
         self._socket.connect(self._gateway)
         self._rest = b""
         self.host, self.port = self._socket.getsockname()
+
+    def close(self) -> None:
+        """It is gone without a word."""
+        self._socket.close()
 
     def move(self, host: str) -> None:
         """Another address: the old one is closed without a word."""
@@ -84,11 +91,11 @@ class PlainPhone:
         via = f"SIP/2.0/{self.transport.upper()} {self.host}:{self.port};rport;branch={branch}"
         own = f"<sip:{self.user}@{REALM}>"
         instance = f"<urn:uuid:00000000-0000-1000-8000-{int(self.user):012x}>"
-        outbound = "" if self.contact else f';+sip.instance="{instance}";reg-id=1'
+        outbound = "" if self.contact else f';+sip.instance="{instance}";reg-id={self.reg_id}'
         headers = [("Contact", f"<{self.uri}>{outbound}"), ("Supported", "path, outbound"), ("Expires", "600")]
         if credentials:
             headers.append(("Authorization", credentials))
-        call_id = f"plain-{self.user}"
+        call_id = f"plain-{self.user}-{self.reg_id}"
         request = Request(
             "REGISTER", f"sip:{REALM}", [via], f"{own};tag=plain", own, call_id, self._cseq, headers=headers
         )
