@@ -8,6 +8,8 @@ import json
 import shutil
 import subprocess
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from processes import wait_until
 from site_parts import HERE, REALM, USERS, Sites
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 OPTIONS = [
     "--headless=new",
@@ -59,37 +61,40 @@ def bundle(folder: Path) -> str:
     return (folder / "phones.js").read_text()
 
 
+@contextmanager
+def open_browser(sites: Sites, script: str) -> Iterator[Browser]:
+    """A Chromium with one page that holds *script*; it ends with the place of *sites*."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    profile = sites.place.directory / "chromium"
+    page = sites.place.directory / "phones.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8"><script>{script}</script>')
+    sites.place.run("chromium", [chromium, *OPTIONS, f"--user-data-dir={profile}", page.as_uri()])
+    port_file = profile / "DevToolsActivePort"
+    wait_until(lambda: port_file.exists() and "\n" in port_file.read_text(), "Chromium to be ready")
+    port = port_file.read_text().split()[0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as answer:
+        pages = [one for one in json.load(answer) if one["type"] == "page"]
+    with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as devtools:
+        browser = Browser(devtools)
+        wait_until(lambda: browser.value("typeof phones") == "object", "the page to be loaded")
+        yield browser
+
+
 class Browser:
-    """A Chromium with one page, in which phones are made."""
+    """A page in which phones are made."""
 
-    def __init__(self, sites: Sites, script: str) -> None:
-        chromium = shutil.which("chromium")
-        if chromium is None:
-            pytest.skip("Chromium is not installed")
-        profile = sites.place.directory / "chromium"
-        page = sites.place.directory / "phones.html"
-        page.write_text(f'<!doctype html><meta charset="utf-8"><script>{script}</script>')
-        command = [chromium, *OPTIONS, f"--user-data-dir={profile}", page.as_uri()]
-        self.child = sites.place.run("chromium", command)
+    def __init__(self, devtools: ClientConnection) -> None:
+        self._devtools = devtools
         self._ids = itertools.count(1)
-        port_file = profile / "DevToolsActivePort"
-        wait_until(lambda: port_file.exists() and "\n" in port_file.read_text(), "Chromium to be ready")
-        port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as answer:
-            pages = [one for one in json.load(answer) if one["type"] == "page"]
-        self._page = connect(pages[0]["webSocketDebuggerUrl"], max_size=None)
-        wait_until(lambda: self.value("typeof phones") == "object", "the page to be loaded")
-
-    def close(self) -> None:
-        """The connection only: the browser ends with the test's place."""
-        self._page.close()
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives, its promise awaited."""
         number = next(self._ids)
         parameters = {"expression": expression, "awaitPromise": True, "returnByValue": True}
-        self._page.send(json.dumps({"id": number, "method": "Runtime.evaluate", "params": parameters}))
-        while (answer := json.loads(self._page.recv(timeout=20))).get("id") != number:
+        self._devtools.send(json.dumps({"id": number, "method": "Runtime.evaluate", "params": parameters}))
+        while (answer := json.loads(self._devtools.recv(timeout=20))).get("id") != number:
             pass
         result = answer["result"]
         assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"

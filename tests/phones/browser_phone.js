@@ -12,6 +12,15 @@ class Phone {
   state = "idle";
   connection = null;
 
+  // The call is answered; the other is played, or his packets would not be decoded.
+  establish(connection) {
+    this.connection = connection;
+    this.state = "established";
+    this.player = new Audio();
+    this.player.srcObject = new MediaStream(connection.getReceivers().map((receiver) => receiver.track));
+    this.player.play();
+  }
+
   async received() {
     let packets = 0, energy = 0;
     for (const one of (await this.connection.getStats()).values()) {
@@ -48,8 +57,7 @@ class SipJsPhone extends Phone {
     this.state = state;
     session.stateChange.addListener((now) => {
       if (now === SessionState.Established) {
-        this.connection = session.sessionDescriptionHandler.peerConnection;
-        this.state = "established";
+        this.establish(session.sessionDescriptionHandler.peerConnection);
       } else if (now === SessionState.Terminated) {
         this.state = "ended";
       }
@@ -86,10 +94,7 @@ class JsSipPhone extends Phone {
   take(session, state) {
     this.session = session;
     this.state = state;
-    session.on("confirmed", () => {
-      this.connection = session.connection;
-      this.state = "established";
-    });
+    session.on("confirmed", () => this.establish(session.connection));
     for (const end of ["ended", "failed"]) session.on(end, () => { this.state = "ended"; });
   }
 

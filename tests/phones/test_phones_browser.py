@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
-from browser_parts import Browser, BrowserPhone, bundle
+from browser_parts import Browser, BrowserPhone, bundle, open_browser
 from processes import wait_until
 from site_parts import REALM, Sites
 
@@ -18,7 +17,7 @@ PORT = 8443
 def browser(sites: Sites, pytestconfig: pytest.Config) -> Iterator[Browser]:
     """A browser whose page holds the phones' libraries; those are kept in the cache of the test run."""
     script = bundle(pytestconfig.cache.mkdir("browser-phones"))
-    with closing(Browser(sites, script)) as one:
+    with open_browser(sites, script) as one:
         yield one
 
 
