@@ -15,7 +15,7 @@ RATE = 20
 
 
 def test_a_server_that_comes_back_empty_knows_every_agent_before_it_gets_calls(sites: Sites) -> None:
-    """Agents' phones are one SIPp; calls from the carrier come all the time."""
+    """Agents' phones are one SIPp; calls from the carrier come all the time, to an agent of the gateway they come to."""
     sites.write()
     users = [str(number) for number in range(2001, 2001 + MANY)]
     sites.set_passwords(dict.fromkeys(users, "many"))
@@ -31,7 +31,7 @@ def test_a_server_that_comes_back_empty_knows_every_agent_before_it_gets_calls(s
     wait_until(lambda: all(server.count(CONTACTS) == MANY for server in sites.servers), "all to know the agents")
     returning.kill()
     wait_until(lambda: all(gateway.sees("down", "tel1") for gateway in sites.gateways), "it to be seen down")
-    calls = place.call(place.carrier(), place.gateway(), rate=RATE, calls=RATE * 6, number=users[0])
+    calls = place.call(place.carrier(), place.gateway(), rate=RATE, calls=RATE * 6, number=users[1])
     returning.start()
     wait_until(lambda: returning.count(CONTACTS) == MANY, "it to know all agents again", 5)
     figures = calls.wait(40)

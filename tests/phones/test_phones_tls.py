@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 
 import pytest
@@ -31,6 +32,8 @@ def test_a_certificate_is_renewed_while_phones_talk(sites: Sites) -> None:
     talk(caller, callee, f"sip:1002@{REALM}")
     old = shown_at(sites)
     sites.write_certificate()
+    for gateway in sites.gateways:
+        gateway.signal(signal.SIGHUP)
     wait_until(lambda: not set(old) & set(shown_at(sites)), "the new certificate to be shown")
     reinvite(callee, caller)
     hang_up(caller, callee)
