@@ -51,3 +51,23 @@ def test_a_gateway_that_comes_back_knows_its_agents_before_they_register_anew(si
     talk(caller, callee, f"sip:1001@{REALM}")
     hang_up(callee, caller)
     assert callee.heard("registration") == 1
+
+
+@pytest.mark.xfail(
+    strict=True, reason="servers take what both gateways tell for one contact: they have the same Call-ID"
+)
+def test_a_phone_without_outbound_is_called_through_the_gateway_that_is_left(sites: Sites) -> None:
+    """PJSIP has no outbound over UDP: it gives both sites the same Contact and neither an instance nor a reg-id."""
+    sites.write(servers=(1, 4))
+    sites.start()
+    callee = Phone(sites, "1001", proxies=sites.proxies("udp"))
+    callee.registers()
+    wait_until(lambda: sites.knows("1001", 1), "the servers to know the phone")
+    known = [server.contacts("1001")[0]["Path"] for server in sites.servers]
+    dying = 1 if sites.place.gateway(1)[0] in known[0] else 2
+    caller = Phone(sites, "1002", proxies=[sites.proxies("tcp")[2 - dying]])
+    caller.registers(1)
+    sites.gateways[dying - 1].kill()
+    caller.does(f"call sip:1001@{REALM}")
+    caller.hears("state EARLY 180", 8)
+    callee.hears("incoming")

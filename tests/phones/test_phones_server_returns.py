@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import pytest
 from plain_phone import PlainPhone
 from processes import wait_until
 from site_parts import Sites
 
 CONTACTS = "location_contacts"
 MANY = 100
+SECONDS = 5.0
+"""In which a server that was started anew must know its agents again."""
 RATE = 20
 
 
@@ -37,3 +40,18 @@ def test_a_server_that_comes_back_empty_knows_every_agent_before_it_gets_calls(s
     figures = calls.wait(40)
     assert (figures.good, figures.failed) == (RATE * 6, 0), figures
     assert sites.pa2.attempts()["tel1"] > 0
+
+
+@pytest.mark.xfail(
+    strict=True, reason="what no probe and no call misses is not noticed: its agents wait for their phones"
+)
+def test_a_server_that_was_away_between_two_probes_knows_every_agent_again(sites: Sites) -> None:
+    sites.write(servers=(1, 4), interval=30.0)
+    sites.start()
+    server = sites.servers[0]
+    with PlainPhone("1001", sites.place.other()[0], sites.place.gateway()) as phone:
+        assert phone.register().status == 200
+        wait_until(lambda: sites.knows("1001", 1), "the servers to know the phone")
+        server.kill()
+        server.start()
+        wait_until(lambda: server.knows("1001", 1), "the server to know the phone again", SECONDS)
