@@ -122,7 +122,8 @@ class Sites:
     def write(self, *listeners: str, servers: Sequence[int] = SERVERS, interval: float = 0.5, **agents: object) -> None:
         """Write the configuration: *listeners* stand beside UDP and TCP, *agents* are keys of the table of that name.
 
-        ``HOST`` in a listener is the address of its gateway, as in ``tls:HOST:5061``; *interval*: seconds between probes.
+        ``HOST`` in a listener is the address of its gateway, as in ``tls:HOST:5061``. Servers that are up are probed every
+        *interval* seconds.
         """
         place = self.place
         self.servers = [Server(place, number) for number in servers]
@@ -141,15 +142,8 @@ class Sites:
             host, port = place.server(number)
             site = "PA2" if number <= 3 else "PA5"
             tables.append(entry("[[servers]]", {"name": f"tel{number}", "site": site, "uri": f"sip:{host}:{port}"}))
-        health = {
-            "interval": interval,
-            "fast_interval": 0.1,
-            "down_interval": 0.2,
-            "timeout": 0.5,
-            "rise": 1,
-            "fall": 2,
-        }
-        tables.append(entry("[health.sip]", {**health, "slow_start": 0.0}))
+        times = {"interval": interval, "fast_interval": 0.1, "down_interval": 0.2, "timeout": 0.5, "slow_start": 0.0}
+        tables.append(entry("[health.sip]", {**times, "rise": 1, "fall": 2}))
         values = {"realm": REALM, "domains": [REALM], "credentials": "file:users.csv", "mirror": "platform", **agents}
         tables.append(entry("[agents]", values))
         if any(text.startswith(("tls:", "wss:")) for text in listeners):

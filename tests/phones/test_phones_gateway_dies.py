@@ -53,9 +53,7 @@ def test_a_gateway_that_comes_back_knows_its_agents_before_they_register_anew(si
     assert callee.heard("registration") == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="servers take what both gateways tell for one contact: they have the same Call-ID"
-)
+@pytest.mark.xfail(strict=True, reason="for servers both gateways tell of one contact in one call")
 def test_a_phone_without_outbound_is_called_through_the_gateway_that_is_left(sites: Sites) -> None:
     """PJSIP has no outbound over UDP: it gives both sites the same Contact and neither an instance nor a reg-id."""
     sites.write(servers=(1, 4))

@@ -18,7 +18,7 @@ RATE = 20
 
 
 def test_a_server_that_comes_back_empty_knows_every_agent_before_it_gets_calls(sites: Sites) -> None:
-    """Agents' phones are one SIPp; calls from the carrier come all the time, to an agent of the gateway they come to."""
+    """Agents' phones are one SIPp; the carrier calls one all the time, through the gateway that he registered with."""
     sites.write()
     users = [str(number) for number in range(2001, 2001 + MANY)]
     sites.set_passwords(dict.fromkeys(users, "many"))
@@ -42,9 +42,7 @@ def test_a_server_that_comes_back_empty_knows_every_agent_before_it_gets_calls(s
     assert sites.pa2.attempts()["tel1"] > 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what no probe and no call misses is not noticed: its agents wait for their phones"
-)
+@pytest.mark.xfail(strict=True, reason="a server that no probe and no call misses is told nothing")
 def test_a_server_that_was_away_between_two_probes_knows_every_agent_again(sites: Sites) -> None:
     sites.write(servers=(1, 4), interval=30.0)
     sites.start()
