@@ -170,10 +170,10 @@ class Phone:
         assert answer is not None and answer.status == 200, answer
         return answer.values("Contact")
 
-    def invite(self, to: str, **parts: Any) -> Request:
+    def invite(self, uri: str, **parts: Any) -> Request:
         """A new call of the phone's, as it is written."""
         aor = f"<sip:{self.user}@{self.domain}>;tag=from-{self.user}"
-        return self.wire.request("INVITE", to, source=self.address, **{"from_": aor, **parts})
+        return self.wire.request("INVITE", uri, source=self.address, **{"from_": aor, **parts})
 
 
 def phone(wire: Wire, user: str = "alice", number: int = 1, **options: Any) -> Phone:

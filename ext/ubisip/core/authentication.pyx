@@ -7,7 +7,7 @@ from ubisip.core.accounts cimport NONCE_FRESH, NONCE_USED, Account, account_key,
 from ubisip.core.address cimport Address, Flow
 from ubisip.core.contacts cimport FIELD_AUTHORIZATION, Register, put
 from ubisip.core.digest cimport (
-    ALGORITHM_MD5, ALGORITHM_SHA256, ALGORITHM_SHA512_256, NONCE_GOOD, NONCE_LENGTH, NONCE_STALE,
+    ALGORITHM_MD5, ALGORITHM_SHA256, ALGORITHM_SHA512_256, NONCE_GOOD, NONCE_LENGTH,
     Credentials, Nonce, check_nonce, parse_credentials, verify, write_nonce,
 )
 from ubisip.core.message cimport ParsedMessage, header_value
@@ -16,7 +16,10 @@ from ubisip.core.reply cimport respond
 from ubisip.core.snapshot cimport Text
 from ubisip.core.span cimport Span
 from ubisip.core.targets cimport allow
-from ubisip.core.token cimport SipHash, siphash_add, siphash_add_number, siphash_end, siphash_init
+
+cdef extern from "hash.h" nogil:
+    uint64_t hash_fold(uint64_t a, uint64_t b) noexcept
+
 
 cdef enum:
     NONCE_LIFETIME = 600     # seconds: a phone that registers anew within it need not be challenged again
@@ -32,24 +35,18 @@ cdef uint32_t wall_seconds(const Proxy* p) noexcept nogil:
     return <uint32_t>((p.now + p.view.wall) // 1000000)
 
 
-cdef uint32_t nonce_salt(const uint64_t* key, const Address* source, uint32_t seconds, uint32_t milliseconds) noexcept nogil:
-    """22 bits of whom a nonce was given to, and the milliseconds of its time: the phone's round trip is told by it.
-
-    A REGISTER that somebody has overheard so is of no use to him from another address, on whichever gateway.
-    """
-    cdef SipHash h
-    siphash_init(&h, key)
-    siphash_add_number(&h, <uint64_t>0x4E << 56 | <uint64_t>milliseconds << 32 | seconds)
-    siphash_add(&h, source.ip, 16)
-    return (<uint32_t>siphash_end(&h) & ~<uint32_t>1023) | milliseconds
+cdef uint64_t holder_of(const Address* source) noexcept nogil:
+    """Whom a nonce is given to: what somebody has overheard is of no use to him elsewhere, on whichever gateway."""
+    cdef uint64_t low, high
+    memcpy(&low, source.ip, 8)
+    memcpy(&high, source.ip + 8, 8)
+    return hash_fold(low ^ <uint64_t>0xA0761D6478BD642F, high ^ <uint64_t>0xE7037ED1A0B428DB) | 1
 
 
-cdef bint is_given_to(const Proxy* p, const Nonce* nonce, const Address* source) noexcept nogil:
-    cdef int i
-    for i in range(p.keys.count):
-        if nonce_salt(p.keys.key[i], source, nonce.seconds, nonce.salt & 1023) == nonce.salt:
-            return True
-    return False
+cdef uint32_t next_salt(Proxy* p) noexcept nogil:
+    """The milliseconds of a nonce's time, by which the phone's round trip is told, and 22 bits that go up with each."""
+    p.registrar.nonces += 1
+    return <uint32_t>((p.now + p.view.wall) // 1000 % 1000) << 22 | (p.registrar.nonces & 0x3FFFFF)
 
 
 # --- challenges
@@ -81,18 +78,14 @@ cdef int offered(const Proxy* p, const Account* account) noexcept nogil:
     return p.registrar.algorithms if p.registrar.algorithms else ALL_ALGORITHMS
 
 
-cdef uint32_t milliseconds(const Proxy* p) noexcept nogil:
-    return <uint32_t>((p.now + p.view.wall) // 1000 % 1000)
-
-
 cdef void challenge(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, const Account* account,
                     bint stale) noexcept nogil:
     """401 with what this agent can be authenticated by, the strongest first (RFC 8760 section 2.3)."""
     cdef char nonce[NONCE_LENGTH]
     cdef uint8_t out[2048]
-    cdef uint32_t at = 0, seconds = wall_seconds(p)
+    cdef uint32_t at = 0
     cdef int has = offered(p, account)
-    write_nonce(&p.keys, seconds, nonce_salt(p.keys.key[0], &from_.peer, seconds, milliseconds(p)), nonce)
+    write_nonce(&p.keys, wall_seconds(p), next_salt(p), holder_of(&from_.peer), nonce)
     p.counters[CHALLENGED] += 1
     if has & (1 << ALGORITHM_SHA256):
         at = put_challenge(out, at, p, nonce, ALGORITHM_SHA256, stale)
@@ -107,10 +100,7 @@ cdef void challenge(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_
 # --- wrong passwords
 
 cdef uint64_t try_key(const Proxy* p, const Address* source, uint64_t account) noexcept nogil:
-    cdef uint64_t low, high
-    memcpy(&low, source.ip, 8)
-    memcpy(&high, source.ip + 8, 8)
-    return ((low ^ p.secret[0]) * <uint64_t>0x9E3779B97F4A7C15 ^ (high + account)) * <uint64_t>0xE7037ED1A0B428DB | 1
+    return hash_fold(holder_of(source) ^ p.secret[0], account ^ p.secret[1]) | 1
 
 
 cdef bint may_try(const Proxy* p, uint64_t key, double rate) noexcept nogil:
@@ -201,11 +191,10 @@ cdef Verdict authenticate(Proxy* p, const ParsedMessage* m, const Flow* from_, R
         respond(p, m, from_, server, 403, b"Too Many Wrong Passwords", b"Retry-After: 60\r\n")
         return ANSWERED
     account = find_account(&p.accounts, name[0])
-    state = check_nonce(&p.keys, m.data, c.nonce, wall_seconds(p), NONCE_LIFETIME, &nonce)
-    if state == NONCE_GOOD and not is_given_to(p, &nonce, &from_.peer):
-        state = NONCE_STALE
+    state = check_nonce(&p.keys, m.data, c.nonce, wall_seconds(p), NONCE_LIFETIME, holder_of(&from_.peer), &nonce)
     if state != NONCE_GOOD or c.algorithm < 0:
-        challenge(p, m, from_, server, account, state == NONCE_STALE)
+        # Stale whatever is wrong with it: a phone that moved, or comes from another platform, has its password right.
+        challenge(p, m, from_, server, account, state != NONCE_GOOD)
         return ANSWERED
     if not complete and (account == NULL or account.good_until < p.now):
         return ASK_FIRST
@@ -221,7 +210,7 @@ cdef Verdict authenticate(Proxy* p, const ParsedMessage* m, const Flow* from_, R
     if not is_users_own(m, r, &c):
         respond(p, m, from_, server, 403, b"Not Your Address Of Record", NULL)
         return ANSWERED
-    use = use_nonce(account, nonce.salt, nonce.seconds, max(c.nonce_count, 1))
+    use = use_nonce(account, <uint64_t>nonce.seconds << 32 | nonce.salt, max(c.nonce_count, 1))
     if use == NONCE_USED:
         return REPLAYED
     if use != NONCE_FRESH:
@@ -234,5 +223,5 @@ cdef Verdict authenticate(Proxy* p, const ParsedMessage* m, const Flow* from_, R
 
 cdef uint32_t round_trip(const Proxy* p, const Nonce* nonce) noexcept nogil:
     """From the challenge to its answer, microseconds; 0 when somebody was asked for a password meanwhile."""
-    cdef int64_t since = p.now + p.view.wall - <int64_t>nonce.seconds * 1000000 - <int64_t>(nonce.salt & 1023) * 1000
+    cdef int64_t since = p.now + p.view.wall - <int64_t>nonce.seconds * 1000000 - <int64_t>(nonce.salt >> 22) * 1000
     return <uint32_t>since if 0 < since < 5000000 else 0

@@ -279,7 +279,8 @@ cdef void mirror_answered(Proxy* p, uint32_t client, int status) noexcept nogil:
             accepted_by_server(p, server)
     else:
         p.counters[MIRROR_FAILURES] += 1
-        falls_behind(p, slot)
+        if index:
+            falls_behind(p, slot)  # else it has been told something newer meanwhile
     if server and p.transactions.slab[server].flags & MIRRORED and p.transactions.slab[server].best_status == 0:
         mirror_late(p, server)
 

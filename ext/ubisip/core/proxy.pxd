@@ -94,6 +94,7 @@ cdef struct Tries:
 cdef struct Registrar:
     ParkedRegister parked[PARKED_REGISTERS]
     Tries tries[TRIES]
+    uint32_t nonces          # given so far
     uint32_t dice            # for times that are spread
     uint8_t algorithms       # that every account has: what one we do not know is offered
     uint32_t sweep           # where the search for bindings that servers lack goes on

@@ -214,14 +214,12 @@ cdef uint32_t find_wanted(Proxy* p, const ParsedMessage* m, const Register* r, c
     return 0
 
 
-cdef int check_order(const Proxy* p, const ParsedMessage* m, uint32_t index) noexcept nogil:
+cdef int check_order(const Proxy* p, const ParsedMessage* m, const Register* r, uint32_t index) noexcept nogil:
     """Step 7: a REGISTER of the same call must have a higher CSeq. 0: go on; 1: it is the same again; -1: too late."""
     cdef const Binding* b = &p.bindings.slab[index]
-    if b.flags & GONE:
-        return 0 if not same_call(b, m) or m.cseq > b.cseq else -1
-    if not same_call(b, m):
+    if not same_call(b, m) or m.cseq > b.cseq:
         return 0
-    return 0 if m.cseq > b.cseq else (1 if m.cseq == b.cseq else -1)
+    return 1 if m.cseq == b.cseq and not b.flags & (GONE | DEAD_FLOW) and same_flow(&b.flow, &r.flow) else -1
 
 
 cdef void store(Proxy* p, const ParsedMessage* m, const Register* r, const Wanted* wanted, uint32_t index) noexcept nogil:
@@ -295,7 +293,7 @@ cdef bint remove_all(Proxy* p, const ParsedMessage* m, const Register* r) noexce
     """Contact: * (step 6); False: one of the bindings is from a later REGISTER of the same call."""
     cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), next
     while index:
-        if check_order(p, m, index) != 0:
+        if check_order(p, m, r, index) != 0:
             return False
         index = next_binding(&p.bindings, index)
     index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
@@ -392,7 +390,7 @@ cdef int plan_changes(Proxy* p, const ParsedMessage* m, const Register* r, Chang
     for i in range(r.count):
         index = find_wanted(p, m, r, &r.wanted[i])
         if index:
-            order = check_order(p, m, index)
+            order = check_order(p, m, r, index)
             if order < 0:
                 return -1
             again |= order

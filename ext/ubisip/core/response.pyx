@@ -664,7 +664,7 @@ cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexc
         ended(p, client)
     destroy(&p.transactions, client)
     if cell.actions & DO_TELL and server and not abandoned and \
-            not (agent and other_flow(p, server, agent, reg_id)):
+            not (agent and status == 430 and other_flow(p, server, agent, reg_id)):
         attempt_failed(p, server, status, slot, True)
 
 
