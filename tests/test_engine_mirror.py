@@ -8,7 +8,7 @@ from agents import DOMAIN, INSTANCE, Phone, agents, bindings, counter, credentia
 from plain_sip import Packet
 from wire import UserAgent, Wire, server
 
-from ubisip.platform import DestinationState
+from ubisip.platform import DestinationState, Switch
 
 DOWN = DestinationState(usable=False)
 
@@ -254,7 +254,7 @@ def test_no_server_at_all_is_503_at_once() -> None:
 
 def test_a_server_in_maintenance_is_not_asked_and_told_everything_afterwards() -> None:
     wire = mirrored(2)
-    wire.states(tel1=DestinationState(switch="maintenance"))
+    wire.states(tel1=DestinationState(switch=Switch.MAINTENANCE))
     phone(wire)
     assert told(wire) == [0, 1]
     wire.states(tel1=DestinationState())
