@@ -2,7 +2,9 @@
 """What a probe is: one question to one member of a tier, and what came of it (DESIGN sections 7 and 9).
 
 Probes are found by the entry-point group ``ubisip.probes``: the name is a tier's ``kind``, the object a factory
-``(parameters: Mapping[str, Any]) -> Probe``, which raises ValueError for a parameter it does not know.
+``(parameters: Mapping[str, Any]) -> Probe``, which raises ValueError for a parameter it does not know. Here as for
+actions and sinks a parameter that ends in ``_file`` is a path: whoever reads the configuration makes relative ones
+absolute, from the folder of that file.
 """
 
 from __future__ import annotations
