@@ -63,6 +63,10 @@ class Situation:
     """The member that an operator named (``--to NAME``); empty: the action chooses."""
     domains: tuple[str, ...] = ()
     """All failure domains that have an observer."""
+    accused: tuple[str, ...] = ()
+    """The members that the verdict is about, the one in question first."""
+    request: str = ""
+    """What an operator asked for: ``failover`` or ``failback``; empty: the verdict itself asks."""
 
     def member(self, name: str) -> MemberView:
         """:raises KeyError: no member has this name."""
