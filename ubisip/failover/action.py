@@ -37,12 +37,12 @@ class MemberView:
     state: State
     """By the health machine, of our own observations."""
     reason: str = ""
-    facts: Mapping[str, Any] = NO_FACTS
+    facts: Mapping[str, Any] = field(default_factory=lambda: NO_FACTS)
     """Of the newest finding that had any."""
     facts_age: float = 0.0
     """Seconds since these were learnt."""
     problem: str = ""
-    votes: Mapping[str, str] = MappingProxyType({})
+    votes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """By failure domain (site of the observer): ``up``, ``down`` or ``abstain``."""
 
 
@@ -126,7 +126,7 @@ class Context:
     """The fencing token: who sees a higher one refuses this one."""
     situation: Situation
     """The one that the plan was made from."""
-    results: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     """What the steps before returned, by ``str(step)``: the member that was chosen after positions were frozen..."""
 
 
@@ -179,7 +179,7 @@ class Notice:
     """``info``, ``warning`` or ``critical``."""
     title: str
     text: str
-    labels: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     starts_at: float = 0.0
     """Seconds since the epoch."""
     ends_at: float | None = None

@@ -42,7 +42,7 @@ class Finding:
     observer that is itself sick."""
     latency: float = 0.0
     """Seconds from the question to the answer."""
-    facts: Mapping[str, Any] = NO_FACTS
+    facts: Mapping[str, Any] = field(default_factory=lambda: NO_FACTS)
     """What was learnt, by stable names, in plain values (str, int, float, bool, None, tuples and mappings of these)."""
     problem: str = ""
     """One sentence for people when an operator must act (wrong password, missing right, unexpected version)."""
