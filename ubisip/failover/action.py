@@ -104,6 +104,8 @@ class Refusal:
     """Why nothing may be done: the reasons, a sentence each."""
 
     reasons: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    """What would be done were it not for them, as far as it can be told."""
 
 
 @dataclass(frozen=True, slots=True)

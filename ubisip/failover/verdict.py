@@ -66,9 +66,13 @@ class Policy:
     """Every code that it may give, with a sentence for people."""
     healthy: frozenset[str] = frozenset({HEALTHY})
     """The codes in which nothing needs to be told."""
+    lost: frozenset[str] = frozenset({MEMBER_DOWN, ALL_DOWN})
+    """The codes in which an operator who asks for a failover means what their rules do; else a switchover is meant."""
+    fallback: str = ""
+    """The code whose rule stands in for one of ``lost`` that has none, and for ``on_switchover``, see below."""
     substitutes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Where the file has no ``on_switchover``: the rule of the verdict ``of``, with these actions in place of those
-    (``{"of": "dead-primary", "mariadb-promote": "mariadb-switchover"}``)."""
+    """Actions that the rule of ``fallback`` has as ``on_switchover``, by those that they stand for
+    (``{"mariadb-promote": "mariadb-switchover"}``); empty: a file without ``on_switchover`` has no switchover."""
 
 
 def event_of(code: str) -> str:
