@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ubisip.schema import Report, read_table
@@ -23,8 +24,15 @@ def read_parameters(table: type[_T], values: Mapping[str, Any]) -> _T:
     report = Report("", {})
     parameters = read_table(table, thaw(values), (), report)
     if report.mistakes:
-        raise ValueError("\n".join(f"{one.path}: expected {one.expected}, found {one.found}" for one in report.mistakes))
+        raise ValueError(
+            "\n".join(f"{one.path}: expected {one.expected}, found {one.found}" for one in report.mistakes)
+        )
     return parameters
+
+
+def nothing() -> Mapping[str, Any]:
+    """The default of a table that may be left out."""
+    return MappingProxyType({})
 
 
 def thaw(value: Any) -> Any:
