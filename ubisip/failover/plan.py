@@ -52,6 +52,8 @@ class Progress(enum.Enum):
 OPEN = frozenset({Progress.RUNNING, Progress.UNDOING})
 BEGUN = frozenset({StepState.DOING, StepState.DONE, StepState.FAILED, StepState.UNDOING})
 """Steps that may have had an effect."""
+MAYBE = frozenset({StepState.DOING, StepState.DONE, StepState.FAILED})
+"""States of a final step in which the point of no return is passed, or may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Journal:
     def committed(self) -> bool:
         """The point of no return is passed, or may be: the plan must be finished."""
         pairs = zip(self.plan.steps, self.steps, strict=True)
-        return any(step.final and record.state in (StepState.DOING, StepState.DONE) for step, record in pairs)
+        return any(step.final and record.state in MAYBE for step, record in pairs)
 
     def with_step(self, index: int, record: StepRecord) -> Journal:
         """The journal with another record of one step."""
