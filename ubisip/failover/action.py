@@ -18,6 +18,10 @@ from ubisip.health.machine import State
 from ubisip.health.probe import NO_FACTS, Target
 
 
+PRIMARY = "primary"
+"""In what a step returns: the member that is primary from now on. Those that send clients there look for it."""
+
+
 class Proof(enum.Enum):
     """The class of a step: what must be proven before it is taken."""
 
@@ -81,7 +85,7 @@ class Step:
     """One thing to do; plain values only, since it is journalled before it is done."""
 
     action: str
-    """Name of the action that takes it."""
+    """Name, in the rule, of the action that takes it; empty: the one that plans it."""
     do: str
     """What is done, in the action's words: ``fence``, ``promote``, ``drain``..."""
     target: str

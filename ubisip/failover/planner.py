@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ubisip.failover.action import Action, Proof, Refusal, Situation, Step
 from ubisip.failover.plan import Plan, highest
@@ -93,7 +93,7 @@ def _steps(names: Sequence[str], situation: Situation, actions: Mapping[str, Act
         if isinstance(answer, Refusal):
             reasons += [f"{name}: {reason}" for reason in answer.reasons]
         else:
-            steps += answer
+            steps += [replace(step, action=step.action or name) for step in answer]
     return steps, reasons
 
 
