@@ -64,7 +64,7 @@ def plan(
 
 def rule_for(situation: Situation, rules: Rules, policy: Policy) -> tuple[str, Sequence[str]]:
     """The rule that *situation* calls for: its code and its actions, none when the file has no such rule."""
-    own = rules.get(event_of(situation.verdict), ())
+    own = policy.rule(situation.verdict, rules)
     if not situation.request:
         return situation.verdict, own
     if situation.request == "failover" and situation.verdict in policy.lost:

@@ -73,6 +73,17 @@ class Policy:
     substitutes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Actions that the rule of ``fallback`` has as ``on_switchover``, by those that they stand for
     (``{"mariadb-promote": "mariadb-switchover"}``); empty: a file without ``on_switchover`` has no switchover."""
+    alike: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Codes that the rule of another code answers to where the file has none of their own."""
+    rules: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
+    """Rules by event that hold where the file has none: the actions they name are there without being named in it."""
+
+    def rule(self, code: str, rules: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """The actions for *code*: by the file's *rules*, else by those of the kind; none: nothing is to be done."""
+        for event in (event_of(code), event_of(self.alike.get(code, code))):
+            if event in rules:
+                return rules[event]
+        return self.rules.get(event_of(code), ())
 
 
 def event_of(code: str) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ubisip.health.machine import Sample, Verdict
 from ubisip.health.mariadb import RIGHTS, TOO_MANY_CONNECTIONS, Session, SqlError, session
 from ubisip.health.probe import NO_FACTS, Finding, Target
+from ubisip.parameters import read_parameters
 
-DEFAULT_LAG = 30.0
-"""Seconds behind its source from which a replica is reported."""
 LONG_TIMEOUT = 3_600_000
 """Milliseconds. A primary that waits less for its ackers goes on without them, and what it then acknowledges is lost
 with it."""
@@ -35,6 +35,7 @@ STATUS = """SHOW GLOBAL STATUS WHERE Variable_name IN ('Uptime', 'Rpl_semi_sync_
     'Rpl_semi_sync_master_clients', 'Rpl_semi_sync_master_wait_sessions', 'Slave_heartbeat_period')"""
 MARKS = "SELECT epoch, reign, primary_name FROM ubisip.tier WHERE id = 1"
 FLAGS = ("read_only", "log_bin", "log_slave_updates", "gtid_strict", "semisync_primary", "acker")
+NO_MARKS = {"epoch": 0, "reign": 0, "reigning": ""}
 NEEDED = (
     "RELOAD", "PROCESS", "BINLOG MONITOR", "BINLOG ADMIN", "CONNECTION ADMIN", "READ_ONLY ADMIN",
     "REPLICATION SLAVE ADMIN", "REPLICATION MASTER ADMIN", "SLAVE MONITOR",
@@ -42,11 +43,20 @@ NEEDED = (
 """Rights on everything that reading the state and changing a role take."""
 
 
+@dataclass(frozen=True, slots=True)
+class MariadbParameters:
+    """``[tiers.NAME.parameters]`` of kind ``mariadb``."""
+
+    lag: float = 30.0
+    """Seconds behind its source from which a replica is reported."""
+
+
 class MariadbProbe:
     """Asks MariaDB servers over a new connection each time: an old one says nothing of whether clients get in."""
 
-    def __init__(self, lag: float = DEFAULT_LAG, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lag = lag
+    def __init__(self, parameters: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> None:
+        """:raises ValueError: a parameter that it does not know."""
+        self._lag = read_parameters(MariadbParameters, parameters).lag
         self._clock = clock
         self._moved: dict[str, tuple[tuple[object, ...], float]] = {}
 
@@ -83,20 +93,6 @@ class MariadbProbe:
         return Finding(Sample(verdict, reason, answered=True), latency, facts, problem)
 
 
-def mariadb(parameters: Mapping[str, Any]) -> MariadbProbe:
-    """The probe of a tier; *parameters*: ``lag`` (seconds).
-
-    :raises ValueError: a parameter that it does not know, or no number.
-    """
-    unknown = sorted(set(parameters) - {"lag"})
-    if unknown:
-        raise ValueError(f"lag, found {unknown[0]}")
-    lag = parameters.get("lag", DEFAULT_LAG)
-    if isinstance(lag, bool) or not isinstance(lag, int | float) or lag <= 0:
-        raise ValueError(f"lag: a number of seconds above 0, found {lag!r}")
-    return MariadbProbe(float(lag))
-
-
 async def read_facts(opened: Session) -> dict[str, Any]:
     """All that a server says of itself, in plain values.
 
@@ -110,7 +106,7 @@ async def read_facts(opened: Session) -> dict[str, Any]:
     facts.update(_replication(await opened.rows("SHOW ALL SLAVES STATUS") if "SLAVE MONITOR" not in missing else []))
     facts.update(_status({row["Variable_name"]: row["Value"] for row in await opened.rows(STATUS)}))
     facts["attached"] = await _attached(opened) if "REPLICATION MASTER ADMIN" not in missing else ()
-    facts.update(await _marks(opened))
+    facts.update(await _marks(opened) if not missing else NO_MARKS)
     return facts
 
 
