@@ -77,6 +77,9 @@ class Store(Protocol):
         :raises LeaseLost: a lease that something was to be put under is over.
         """
 
+    async def tidy(self) -> None:
+        """Forget old revisions, where they are kept."""
+
     async def close(self) -> None:
         """Give back what it holds."""
 

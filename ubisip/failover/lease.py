@@ -46,6 +46,7 @@ class Keys:
         self.pause = f"{root}pause"
         self.plans = f"{root}plan/"
         self.seen = f"{root}seen/"
+        self.facts = f"{root}facts/"
         self.cool = f"{root}cool/"
 
 

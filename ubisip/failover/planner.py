@@ -32,7 +32,9 @@ class Standing:
     paused: str = ""
     """Who paused automatic action; empty: nobody."""
     busy: str = ""
-    """The plan that runs now; empty: none."""
+    """The plan of class G or S that runs now: one at a time on the platform."""
+    busy_here: str = ""
+    """The plan of this tier that runs now."""
     cool_until: float = 0.0
     """Seconds since the epoch."""
     now: float = 0.0
@@ -101,8 +103,9 @@ def _against(steps: Sequence[Step], situation: Situation, standing: Standing) ->
     """Why *steps* may not be taken now."""
     proof = highest(steps)
     reasons = []
-    if standing.busy:
-        reasons.append(f"plan {standing.busy} is not finished")
+    busy = standing.busy_here or (standing.busy if proof is not Proof.R else "")
+    if busy:
+        reasons.append(f"plan {busy} is not finished")
     if not standing.epoch and not (proof is Proof.R and standing.alone):
         reasons.append(standing.no_lease or "another gateway leads")
     if not standing.asked_by:

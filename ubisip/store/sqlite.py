@@ -70,6 +70,9 @@ class SqliteStore:
     async def commit(self, compares: Sequence[Compare], puts: Sequence[Put], deletes: Sequence[str] = ()) -> int:
         return await self._do(self._commit, compares, puts, deletes)
 
+    async def tidy(self) -> None:
+        """Nothing to forget: only the newest revision of a key is kept."""
+
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
