@@ -253,7 +253,7 @@ class Controller:
         if tier.case != tier.verdict.case:
             tier.case, tier.tries, tier.not_before, tier.settled = tier.verdict.case, 0, -math.inf, False
         tier.answer = None
-        if event_of(tier.verdict.code) not in tier.setup.rules or tier.settled:
+        if tier.settled or not tier.setup.policy.rule(tier.verdict.code, tier.setup.rules):
             return
         if tier.tries >= TRIES:
             tier.answer = Refusal((f"plans for it failed: it waits for `ubisip failover {tier.setup.name}`",))
