@@ -76,9 +76,7 @@ def judge(members: Sequence[MemberView], _now: float) -> Verdict:
     """The verdict on a database tier."""
     if not any(one.facts for one in members):
         return Verdict(UNKNOWN, why=tuple(map(sentence, members)))
-    reign = max(fact(one, "reign", 0) for one in members)
-    writable = [one for one in members if speaks(one) and not one.facts["read_only"]]
-    rightful = [one for one in writable if one.facts["reign"] == reign]
+    rightful = _rightful(members)
     if len(rightful) > 1:
         return _rivals(members, rightful)
     if rightful:
@@ -111,6 +109,20 @@ def sentence(one: MemberView) -> str:
 # Who is primary
 
 
+def _rightful(members: Sequence[MemberView]) -> list[MemberView]:
+    """The writable members that believe in the newest reign that is known."""
+    reign = max(fact(one, "reign", 0) for one in members)
+    return [one for one in members if speaks(one) and not one.facts["read_only"] and one.facts["reign"] == reign]
+
+
+def primary_of(members: Sequence[MemberView]) -> MemberView | None:
+    """The rightful primary that serves; None: there is none, or it cannot be told which of two."""
+    rightful = _rightful(members)
+    followed = [one for one in rightful if any(speaks(other) and follows(other, one) for other in members)]
+    found = rightful if len(rightful) == 1 else followed
+    return found[0] if len(found) == 1 else None
+
+
 def fact(one: MemberView, name: str, default: Any) -> Any:
     return one.facts.get(name, default)
 
@@ -126,10 +138,9 @@ def follows(one: MemberView, source: MemberView) -> bool:
 
 def _rivals(members: Sequence[MemberView], rightful: Sequence[MemberView]) -> Verdict:
     """Two writable members of one reign: who is followed is the primary, when only one is."""
-    followed = [one for one in rightful if any(speaks(other) and follows(other, one) for other in members)]
-    if len(followed) == 1:
-        others = [one for one in rightful if one is not followed[0]]
-        return _returned(others, followed[0], ())
+    primary = primary_of(members)
+    if primary is not None:
+        return _returned([one for one in rightful if one is not primary], primary, ())
     names = [one.target.name for one in rightful]
     why = (f"{' and '.join(names)} are writable and of the same reign", *map(sentence, rightful))
     return Verdict(TWO_PRIMARIES, names[0], why, tuple(names[1:]))

@@ -33,7 +33,8 @@ VARIABLES = """SELECT @@version AS version, @@server_id AS server_id, @@gtid_dom
     @@global.rpl_semi_sync_slave_enabled AS acker"""
 STATUS = """SHOW GLOBAL STATUS WHERE Variable_name IN ('Uptime', 'Rpl_semi_sync_master_status',
     'Rpl_semi_sync_master_clients', 'Rpl_semi_sync_master_wait_sessions', 'Slave_heartbeat_period')"""
-MARKS = "SELECT epoch, reign, primary_name FROM ubisip.tier WHERE id = 1"
+CLAIM = "SELECT epoch FROM ubisip.claim WHERE id = 1"
+REIGN = "SELECT reign, primary_name FROM ubisip.reign WHERE id = 1"
 FLAGS = ("read_only", "log_bin", "log_slave_updates", "gtid_strict", "semisync_primary", "acker")
 NO_MARKS = {"epoch": 0, "reign": 0, "reigning": ""}
 NEEDED = (
@@ -107,6 +108,7 @@ async def read_facts(opened: Session) -> dict[str, Any]:
     facts.update(_status({row["Variable_name"]: row["Value"] for row in await opened.rows(STATUS)}))
     facts["attached"] = await _attached(opened) if "REPLICATION MASTER ADMIN" not in missing else ()
     facts.update(await _marks(opened) if not missing else NO_MARKS)
+    facts["role"] = "replica" if facts["source"] else "alone" if facts["read_only"] else "primary"
     return facts
 
 
@@ -146,17 +148,21 @@ async def _attached(opened: Session) -> tuple[int, ...]:
 
 async def _marks(opened: Session) -> dict[str, Any]:
     """What plans left here: the highest epoch that claimed it, and whose reign it knows of."""
+    claim, reign = await _mark(opened, CLAIM), await _mark(opened, REIGN)
+    return {
+        "epoch": int(claim.get("epoch") or 0),
+        "reign": int(reign.get("reign") or 0),
+        "reigning": reign.get("primary_name") or "",
+    }
+
+
+async def _mark(opened: Session, statement: str) -> Mapping[str, Any]:
     try:
-        row = await opened.row(MARKS)
+        return await opened.row(statement)
     except SqlError as error:
         if error.number not in NO_TABLE:
             raise
-        row = {}
-    return {
-        "epoch": int(row.get("epoch") or 0),
-        "reign": int(row.get("reign") or 0),
-        "reigning": row.get("primary_name") or "",
-    }
+        return {}
 
 
 def _missing(grants: list[str]) -> tuple[str, ...]:
