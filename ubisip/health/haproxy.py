@@ -21,9 +21,7 @@ STATE_FORMAT = "1"
 """The version of ``show servers state`` that is understood."""
 
 MAINT = 0x01
-"""Bit of srv_admin_state: maintenance asked for by the socket."""
-ANY_MAINT = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
-"""By the socket, inherited, by the configuration, for want of an address, inherited from a tracked server's drain."""
+"""Bit of srv_admin_state: maintenance, asked for by the socket or by ``disabled`` (which leaves 0x04 set for ever)."""
 DRAIN = 0x08
 _WORD = re.compile(r"[!-:<-~]+")
 """What stands as one word in a command: no space, no semicolon, no control character."""
@@ -52,7 +50,7 @@ class Server:
     @property
     def state(self) -> str:
         """The state by the operator's word: ``ready``, ``drain`` or ``maint``."""
-        if self.admin & (MAINT | 0x04):
+        if self.admin & MAINT:
             return "maint"
         return "drain" if self.admin & DRAIN else "ready"
 
