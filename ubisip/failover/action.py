@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from ubisip.health.machine import State
 from ubisip.health.probe import NO_FACTS, Target
 
-
 PRIMARY = "primary"
 """In what a step returns: the member that is primary from now on. Those that send clients there look for it."""
 

@@ -150,6 +150,8 @@ class Controller:
         """Who paused automatic action; empty: nobody."""
         self.plans: list[Journal] = []
         """Those that ended, the newest first."""
+        self.closing = False
+        """No plan begins any more."""
         self._site = site
         self._tiers = {one.name: _Tier(one) for one in tiers}
         self._observations = observations
@@ -189,6 +191,11 @@ class Controller:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def idle(self) -> None:
+        """Wait until no plan runs."""
+        while self._running:
+            await asyncio.sleep(TICK)
 
     async def share(self) -> None:
         """Exchange observations and what operators wish with the other gateways, until cancelled."""
@@ -281,6 +288,8 @@ class Controller:
         it, leadership = tier.setup, self._leadership
         epoch = leadership.epoch
         unread = "of before, which the journal may hold," if epoch and epoch != self._recovered else ""
+        if self.closing:
+            unread = "of the configuration to come"
         here = [one.plan.id for one in self._running.values() if one.plan.tier == it.name]
         standing = Standing(
             epoch=epoch,

@@ -24,10 +24,12 @@ from ubisip.platform import Endpoint, Switch
 from ubisip.proxy.addresses import Addresses
 from ubisip.proxy.control import Control
 from ubisip.proxy.events import Draining, Reloaded, Subscribers, Subscription, SwitchChanged
-from ubisip.proxy.hooks import Asking, Hook
+from ubisip.proxy.hooks import Asking
 from ubisip.proxy.node import Node, node_of, warn
 from ubisip.proxy.sockets import open_listeners, open_stream_listeners
 from ubisip.proxy.status import status_of
+from ubisip.proxy.tiers import Tiers, same
+from ubisip.proxy.watching import Watching
 from ubisip.store.audit import AuditLog
 from ubisip.store.record import read_record, write_record
 from ubisip.transport.tcp import Streams
@@ -46,12 +48,13 @@ NAMES_LIMIT = 1.0
 class Gateway:
     """A gateway that runs while its ``async with`` block does; leaving the block normally drains it first.
 
-    *node* names one of ``config.gateways``; *hooks* are asked about new calls, see :class:`ubisip.Hook`.
+    *node* names one of ``config.gateways``; *hooks* are asked about new calls, see :class:`ubisip.Hook`, and told of
+    the other tiers, see ubisip.proxy.watching: each has the methods that it wants.
 
     :raises UsageError: what the configuration asks for cannot be had: a key is missing or, on entering, a port taken...
     """
 
-    def __init__(self, config: Config, *, node: str, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(self, config: Config, *, node: str, hooks: Sequence[Any] = ()) -> None:
         self._name = node
         self._node: Node = node_of(config, node)
         self._slots = Slots()
@@ -64,6 +67,8 @@ class Gateway:
         )
         self._control.check(self._node)
         self._audit = AuditLog(Path(config.platform.state_dir) / "audit.log", node)
+        self._watching = Watching(self._subscribers, hooks, self._write_audit)
+        self._tiers = self._new_tiers(config)
         self._worker: Worker | None = None
         self._streams: Streams | None = None
         self._admin: Admin | None = None
@@ -136,6 +141,22 @@ class Gateway:
             self._admin = Admin(self, node.token)
             await self._admin.start(node.gateway.admin)
             opened.push_async_callback(self._admin.stop)
+        telling = asyncio.get_running_loop().create_task(self._watching.run())
+        opened.callback(telling.cancel)
+        opened.push_async_callback(self._stop_tiers)
+        if self._tiers is not None:
+            self._tiers.start()
+
+    def _new_tiers(self, config: Config) -> Tiers | None:
+        """The other tiers of *config*, not yet started; None: it has none.
+
+        :raises UsageError: they cannot be watched as it says.
+        """
+        return Tiers(config, self._name, self._watching) if config.tiers else None
+
+    async def _stop_tiers(self) -> None:
+        if self._tiers is not None:
+            await self._tiers.stop()
 
     def _open_streams(self, opened: contextlib.AsyncExitStack) -> Streams | None:
         """Hold the addresses of the stream listeners, if there are any."""
@@ -223,7 +244,7 @@ class Gateway:
         :raises UsageError: it cannot be taken into force without a restart, likewise.
         """
         try:
-            digest = self._reload(path or self.config.path)
+            digest = await self._reload(path or self.config.path)
         except UsageError as error:
             for line in str(error).splitlines():
                 log.error("not reloaded: %s", line)
@@ -234,13 +255,15 @@ class Gateway:
         self._subscribers.publish(Reloaded(time.time(), digest))
         return digest
 
-    def _reload(self, path: str) -> str:
+    async def _reload(self, path: str) -> str:
         worker = self._running()
         if not path:
             raise UsageError("the configuration came from no file: say which one to take")
         node = node_of(Config.load(path), self._name)
         _refuse_moves(self._node, node)
         self._control.check(node)
+        moved = not same(self.config, node.config)
+        tiers = self._new_tiers(node.config) if moved else self._tiers
         try:
             worker.set_keys(node.keys)
         except BufferError as error:
@@ -251,7 +274,18 @@ class Gateway:
         if self._admin is not None:
             self._admin.set_token(node.token)
         warn(node)
+        if moved:
+            await self._take_tiers(tiers)
         return node.config.digest
+
+    async def _take_tiers(self, tiers: Tiers | None) -> None:
+        """Watch over *tiers* from now on, after a plan that runs has ended; the lease is sought anew."""
+        before, self._tiers = self._tiers, tiers
+        if before is not None:
+            await before.finish()
+            await before.stop()
+        if tiers is not None:
+            tiers.start()
 
     def status(self) -> dict[str, Any]:
         """The platform as this gateway sees it: what ``GET /api/v1/platform`` answers, see docs/operations.md."""

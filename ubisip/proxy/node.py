@@ -63,10 +63,8 @@ def node_of(config: Config, name: str) -> Node:
 def warn(node: Node) -> None:
     """Tell, once for each configuration, what it asks for that will not be done."""
     config, gateway = node.config, node.gateway
-    sections = (("[agents]", config.agents is not None), ("[tiers]", bool(config.tiers)))
-    wanted = [name for name, present in sections if present]
-    if wanted:
-        log.warning("this version does not serve %s yet: no registrations, no other tiers", " and ".join(wanted))
+    if config.agents is not None:
+        log.warning("this version does not serve [agents] yet: no registrations")
     admin = gateway.admin
     if admin is not None and not node.token and not ipaddress.ip_address(admin.host).is_loopback:
         log.warning("HTTP on %s answers loopback peers only, as no admin_token_file is configured", admin)

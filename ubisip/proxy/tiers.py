@@ -32,6 +32,8 @@ from ubisip.tiercheck import plugin_of
 
 log = logging.getLogger(__name__)
 
+FINISH_LIMIT = 60.0
+"""Seconds that a plan gets to end before a reload: what is left then is taken up from the journal."""
 STOP_LIMIT = 3.0
 """Seconds that the tiers get to stop: the lease ends by itself, and no call waits for them."""
 
@@ -90,6 +92,13 @@ class Tiers:
         self._prober.start()
         works = (self._leadership.run, self.controller.share, self.controller.run, self._notices.run)
         self._tasks = [asyncio.get_running_loop().create_task(self._kept(work)) for work in works]
+
+    async def finish(self) -> None:
+        """Wait until no plan runs, FINISH_LIMIT seconds at most; none begins meanwhile."""
+        self.controller.closing = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_LIMIT):
+                await self.controller.idle()
 
     async def stop(self) -> None:
         """Stop all of it and give the lease up; a plan that runs is left to the next who leads."""
