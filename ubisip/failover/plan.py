@@ -50,6 +50,7 @@ class Progress(enum.Enum):
 
 
 OPEN = frozenset({Progress.RUNNING, Progress.UNDOING})
+_EFFECTIVE = frozenset({StepState.DONE, StepState.UNDOING})
 BEGUN = frozenset({StepState.DOING, StepState.DONE, StepState.FAILED, StepState.UNDOING})
 """Steps that may have had an effect."""
 MAYBE = frozenset({StepState.DOING, StepState.DONE, StepState.FAILED})
@@ -119,9 +120,9 @@ class Journal:
         return replace(self, steps=(*self.steps[:index], record, *self.steps[index + 1 :]))
 
     def results(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the steps that are done returned, by their texts."""
+        """What the steps that are done returned, by their texts; that of a step, too, that is being undone."""
         pairs = zip(self.plan.steps, self.steps, strict=True)
-        return MappingProxyType({str(step): it.result for step, it in pairs if it.state is StepState.DONE})
+        return MappingProxyType({str(step): it.result for step, it in pairs if it.state in _EFFECTIVE})
 
 
 def new_journal(plan: Plan, now: float) -> Journal:

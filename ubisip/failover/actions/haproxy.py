@@ -117,7 +117,8 @@ class HaproxyAction:
         done = {where: it for where, it in pairs if not isinstance(it, BaseException)}
         failed = {where: _text(it) for where, it in pairs if isinstance(it, OSError | HaproxyError)}
         if not done:
-            raise ActionError("; ".join(f"{where}: {text}" for where, text in failed.items()), retry=True)
+            text = "; ".join(f"{where}: {text}" for where, text in failed.items())
+            raise ActionError(text, retry=any(isinstance(it, OSError) for it in found))
         return done, failed
 
     async def verify(self, step: Step, context: Context) -> Check:
