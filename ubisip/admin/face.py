@@ -18,6 +18,17 @@ class UnknownDestination(UsageError):
         self.names = names
 
 
+class TiersFace(Protocol):
+    """The other tiers as the admin side sees them: see ubisip.failover.controller.Controller."""
+
+    def describe(self) -> dict[str, Any]: ...
+    def explain(self, name: str, request: str, wanted: str, who: str) -> dict[str, Any]: ...
+    async def order(self, name: str, request: str, wanted: str, who: str) -> dict[str, Any]: ...
+    async def pause(self, who: str) -> None: ...
+    async def resume(self, who: str) -> None: ...
+    def acknowledge(self, key: str, who: str) -> bool: ...
+
+
 class GatewayFace(Protocol):
     """A gateway as its admin side sees it."""
 
@@ -49,4 +60,17 @@ class GatewayFace(Protocol):
         """Take the configuration file again, all of it or nothing; returns its digest.
 
         :raises UsageError: it has mistakes, one a line of the error's text; the old one stays in force.
+        """
+
+    @property
+    def tiers(self) -> TiersFace | None:
+        """The other tiers; None: the configuration has none."""
+
+    def admin_of(self, name: str) -> str:
+        """The HTTP address of another gateway, as the configuration has it; empty: none."""
+
+    def audit_entries(self, limit: int) -> list[dict[str, Any]]:
+        """The newest *limit* entries of the audit log; may take a while.
+
+        :raises OSError: the log cannot be read.
         """

@@ -53,6 +53,8 @@ def plan(
 ) -> Plan | Refusal:
     """The plan for *situation*, or all reasons against it; *actions* are by their names in the rules."""
     cause, names = rule_for(situation, rules, policy)
+    if not names and not situation.request and situation.verdict in policy.healthy:
+        return Refusal((f"the tier is {situation.verdict}: nothing is called for",))
     if not names:
         return Refusal((f"no rule on_{event_of(cause)} in [tiers.{situation.tier}]",))
     steps, reasons = _steps(names, situation, actions)

@@ -19,6 +19,7 @@ from ubisip.config import Config
 from ubisip.core.snapshot import Slots
 from ubisip.core.worker import Worker
 from ubisip.errors import UsageError
+from ubisip.failover.controller import Controller
 from ubisip.health.monitor import Monitor
 from ubisip.platform import Endpoint, Switch
 from ubisip.proxy.addresses import Addresses
@@ -307,6 +308,23 @@ class Gateway:
             "events_lost": {"subscription": self._subscribers.lost},
             "control_errors": self._control.errors,
         }
+
+    @property
+    def tiers(self) -> Controller | None:
+        """The controller of the other tiers; None: the configuration has none."""
+        return None if self._tiers is None else self._tiers.controller
+
+    def admin_of(self, name: str) -> str:
+        """The HTTP address of another gateway of the configuration; empty: it has none."""
+        found = next((one.admin for one in self.config.gateways if one.name == name), None)
+        return "" if found is None else f"http://{str(found).partition(':')[2]}"
+
+    def audit_entries(self, limit: int) -> list[dict[str, Any]]:
+        """The newest *limit* entries of the audit log, the oldest of them first.
+
+        :raises OSError: it cannot be read.
+        """
+        return self._audit.entries(limit)
 
     def silent_for(self) -> float:
         """Seconds since the worker's last turn; it turns at least once a second."""
