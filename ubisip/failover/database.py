@@ -61,7 +61,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         NO_PRIMARY: "no member is writable",
         TWO_PRIMARIES: "two members are writable and neither is known to be the rightful primary",
         OLD_PRIMARY_RETURNED: "a former primary is back and follows nobody",
-        ERRANT_MEMBER: "a member has transactions of its own and must be rebuilt: it is quarantined",
+        ERRANT_MEMBER: "a member has transactions of its own, or lacks some, and must be rebuilt: it is quarantined",
         LOCKED_SEMI_SYNC: "writes wait for an acknowledgement that no attached replica can give",
         ALL_REPLICAS_STOPPED: "the primary serves, but no replica follows it",
         REPLICA_DOWN: "a replica is down",
@@ -234,10 +234,10 @@ def _reigned(members: Sequence[MemberView], primary: MemberView) -> Verdict:
     back = [one for one in strays if _rejoins(one, errant[one.target.name])]
     if back:
         return _returned(back, primary, tuple(map(sentence, others)))
-    guilty = [one for one in speaking if errant[one.target.name]]
+    apart = {one.target.name: differs(one, primary) for one in speaking}
+    guilty = [one for one in speaking if apart[one.target.name]]
     if guilty:
-        why = tuple(f"{one.target.name} has transactions of its own: {errant[one.target.name]}" for one in guilty)
-        return _about(ERRANT_MEMBER, guilty, why)
+        return _about(ERRANT_MEMBER, guilty, tuple(f"{_named(one)} {apart[one.target.name]}" for one in guilty))
     return _locked(primary, speaking) or _followers(primary, others, speaking)
 
 
@@ -337,6 +337,15 @@ def own_transactions(one: MemberView, others: Sequence[MemberView]) -> str:
     writing = {other.facts["server_id"] for other in others if not other.facts["read_only"]}
     found = gtid.surplus(contents(one), known)
     return gtid.text({key: sequence for key, sequence in found.items() if key[1] not in writing})
+
+
+def differs(one: MemberView, primary: MemberView) -> str:
+    """Why *one* can never again be the same as *primary* by replicating from it; empty: it can."""
+    own = own_transactions(one, [primary])
+    if own:
+        return f"has transactions of its own: {own}"
+    missing = gtid.holes(contents(one), contents(primary))
+    return f"has gone past transactions that it lacks: {gtid.text(missing)}" if missing else ""
 
 
 POLICY = Policy(

@@ -55,6 +55,16 @@ def surplus(one: State, other: State, ignore: int = 0) -> dict[tuple[int, int], 
     }
 
 
+def holes(one: State, other: State) -> dict[tuple[int, int], int]:
+    """What *other* has of servers that *one* knows and has gone past without it."""
+    reached = position(one)
+    return {
+        (domain, server): sequence
+        for (domain, server), sequence in other.items()
+        if 0 < one.get((domain, server), 0) < sequence < reached[domain]
+    }
+
+
 def text(state: State) -> str:
     """As MariaDB writes it."""
     return ",".join(f"{domain}-{server}-{sequence}" for (domain, server), sequence in sorted(state.items()))

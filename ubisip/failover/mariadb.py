@@ -200,23 +200,46 @@ async def become_source(target: Target, epoch: int) -> None:
 async def follow(target: Target, source: Source, *, acker: bool, epoch: int) -> None:
     """Replicate from *source*, acknowledging its writes or not.
 
+    A crashed primary cuts off what it had not committed, acknowledged or not, and takes it again from its successor.
+    But a replica drops transactions that bear its own server id, unless it acknowledges: so it does for this long.
+
     :raises ActionError: it is not reached or refuses, or writes wait in it that switching its own semi-sync off would
         acknowledge although nobody else has them.
     """
+    own = await _own_in(target, source.target)
     async with claimed(target, epoch) as opened:
-        facts = await read_facts(opened)
-        if facts["waiting"]:
-            raise ActionError(f"{target.name}: {facts['waiting']} writes wait in it that nobody has acknowledged")
-        await opened.run("SET GLOBAL read_only = 1", "SET GLOBAL rpl_semi_sync_master_enabled = 0")
-        if facts["source"]:
-            await opened.run("STOP SLAVE")
-        start = _start_position(facts)
-        if start:
-            await opened.rows("SET GLOBAL gtid_slave_pos = %s", (start,))
-        await opened.run(f"SET GLOBAL rpl_semi_sync_slave_enabled = {int(acker)}")
-        host, port = split_address(source.target.address, PORT)
-        await opened.rows(FOLLOW, (host, port, source.user, source.password))
-        await opened.run("START SLAVE")
+        await _follow(opened, target, source, acker=acker or bool(own))
+    if own:
+        await until(target, lambda facts: not _lacks(facts, own), f"its own transactions {gtid.text(own)}", PATIENCE)
+        if not acker:
+            await set_acker(target, acker=False, epoch=epoch)
+
+
+async def _own_in(target: Target, source: Target) -> gtid.State:
+    """What *source* has of the transactions that *target* wrote and *target* itself lacks."""
+    facts, known = await facts_of(target), gtid.parse_state((await facts_of(source))["binlog_state"])
+    own = {key: sequence for key, sequence in known.items() if key[1] == facts["server_id"]}
+    return own if _lacks(facts, own) else {}
+
+
+def _lacks(facts: Mapping[str, Any], wanted: gtid.State) -> bool:
+    return bool(gtid.surplus(wanted, gtid.parse_state(facts["binlog_state"])))
+
+
+async def _follow(opened: Session, target: Target, source: Source, *, acker: bool) -> None:
+    facts = await read_facts(opened)
+    if facts["waiting"]:
+        raise ActionError(f"{target.name}: {facts['waiting']} writes wait in it that nobody has acknowledged")
+    await opened.run("SET GLOBAL read_only = 1", "SET GLOBAL rpl_semi_sync_master_enabled = 0")
+    if facts["source"]:
+        await opened.run("STOP SLAVE")
+    start = _start_position(facts)
+    if start:
+        await opened.rows("SET GLOBAL gtid_slave_pos = %s", (start,))
+    await opened.run(f"SET GLOBAL rpl_semi_sync_slave_enabled = {int(acker)}")
+    host, port = split_address(source.target.address, PORT)
+    await opened.rows(FOLLOW, (host, port, source.user, source.password))
+    await opened.run("START SLAVE")
 
 
 def _start_position(facts: Mapping[str, Any]) -> str:
