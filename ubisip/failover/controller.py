@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import msgpack  # type: ignore[import-untyped]  # it has no stubs
 
-from ubisip.failover.action import Action, Notice, Proof, Refusal, Situation, Step
+from ubisip.failover.action import Action, MemberView, Notice, Proof, Refusal, Situation, Step
 from ubisip.failover.coordination import Compare, LeaseLost, Put, Store, StoreError
 from ubisip.failover.lease import Keys, Leadership
 from ubisip.failover.notices import Notices
@@ -112,6 +112,8 @@ class _Tier:
     """What the controller remembers of one tier."""
 
     setup: TierSetup
+    views: tuple[MemberView, ...] = ()
+    """The members as they are in this turn."""
     verdict: Verdict = field(default_factory=lambda: Verdict(UNKNOWN))
     since: float = -math.inf
     """When the verdict became this one."""
@@ -145,6 +147,8 @@ class Controller:
         notices: Notices,
         watcher: Watcher,
         passwords: Mapping[tuple[str, str], str],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.paused = ""
         """Who paused automatic action; empty: nobody."""
@@ -162,12 +166,14 @@ class Controller:
         self._notices = notices
         self._watcher = watcher
         self._passwords = passwords
+        self._clock = clock
+        self._wall = wall
         self._running: dict[str, Journal] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._recovered = 0
         """The epoch under which open plans of before were taken up."""
         self._recovering = False
-        self._tidied_at = time.monotonic()
+        self._tidied_at = clock()
         self._wake = asyncio.Event()
         self._number = 0
 
@@ -200,15 +206,15 @@ class Controller:
     async def share(self) -> None:
         """Exchange observations and what operators wish with the other gateways, until cancelled."""
         while True:
-            began = time.monotonic()
+            began = self._clock()
             try:
                 await self._exchange(began)
             except LeaseLost:
                 log.debug("the lease is over: what we see is published under the next one")
             except StoreError as error:
                 log.debug("observations are not exchanged: %s", error)
-            pace = TICK if self._observations.excited(time.monotonic()) else SHARE
-            await asyncio.sleep(max(TICK / 2, began + pace - time.monotonic()))
+            pace = TICK if self._observations.excited(self._clock()) else SHARE
+            await asyncio.sleep(max(TICK / 2, began + pace - self._clock()))
 
     async def _exchange(self, now: float) -> None:
         lease = self._leadership.lease
@@ -231,7 +237,7 @@ class Controller:
 
     def _turn(self) -> None:
         """Judge every tier, do what is called for; a fault in one tier leaves the others alone."""
-        now, epoch = time.monotonic(), self._leadership.epoch
+        now, epoch = self._clock(), self._leadership.epoch
         if epoch and epoch != self._recovered and not self._recovering:
             self._recovering = True
             self._spawn(self._recover(epoch))
@@ -247,7 +253,8 @@ class Controller:
 
     def _judge(self, tier: _Tier, now: float) -> None:
         name = tier.setup.name
-        verdict = tier.setup.policy.verdict(self._observations.views(name, now), now)
+        tier.views = self._observations.views(name, now)
+        verdict = tier.setup.policy.verdict(tier.views, now)
         before, tier.verdict = tier.verdict, verdict
         if verdict.case != before.case:
             tier.since = now
@@ -265,16 +272,16 @@ class Controller:
         if tier.tries >= TRIES:
             tier.answer = Refusal((f"plans for it failed: it waits for `ubisip failover {tier.setup.name}`",))
         elif now >= tier.not_before:
-            tier.answer = self._answer(tier, self._situation(tier, now), "")
+            tier.answer = self._answer(tier, self._situation(tier), "")
             if isinstance(tier.answer, Plan):
                 self._start(tier, tier.answer)
 
-    def _situation(self, tier: _Tier, now: float, request: str = "", wanted: str = "") -> Situation:
+    def _situation(self, tier: _Tier, request: str = "", wanted: str = "") -> Situation:
         it, verdict = tier.setup, tier.verdict
         return Situation(
             tier=it.name,
             kind=it.kind,
-            members=self._observations.views(it.name, now),
+            members=tier.views,
             verdict=verdict.code,
             why=verdict.why,
             site=self._site,
@@ -300,10 +307,10 @@ class Controller:
             busy=unread or (self._running[PLATFORM].plan.id if PLATFORM in self._running else ""),
             busy_here=unread or next(iter(here), ""),
             cool_until=tier.cool_until,
-            now=time.time(),
+            now=self._wall(),
             asked_by=asked_by,
         )
-        identity = f"{it.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{epoch}-{self._number}"
+        identity = f"{it.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._wall()))}-{epoch}-{self._number}"
         return plan(identity, situation, it.rules, it.policy, self._actions, standing)
 
     def _no_lease(self) -> str:
@@ -317,7 +324,7 @@ class Controller:
     def _start(self, tier: _Tier, it: Plan) -> asyncio.Task[Any]:
         self._number += 1
         slot = PLATFORM if it.proof is not Proof.R else tier.setup.name
-        journal = self._running[slot] = new_journal(it, time.time())
+        journal = self._running[slot] = new_journal(it, self._wall())
         log.warning("plan %s begins: %s", it.id, "; ".join(map(str, it.steps)))
         self._watcher.plan(journal)
         self._tell_of_plan(journal)
@@ -335,6 +342,7 @@ class Controller:
             _Writer(self._store, self._keys.plans + slot, self._keys.leader, self._leadership, epoch),
             lambda: self._leadership.epoch,
             lambda told, index: self._progress(slot, told, index),
+            self._wall,
         )
         try:
             ended = await work(runner)
@@ -383,7 +391,7 @@ class Controller:
             tier.settled = True
             return
         tier.tries = TRIES if journal.progress is Progress.INCOMPLETE else tier.tries + 1
-        tier.not_before = time.monotonic() + BACK_OFF * 2 ** (tier.tries - 1)
+        tier.not_before = self._clock() + BACK_OFF * 2 ** (tier.tries - 1)
 
     async def _cool(self, journal: Journal) -> None:
         """After an automatic success comes a pause; an operator's plan ends it."""
@@ -451,13 +459,13 @@ class Controller:
             tier.told = ()
             return
         if verdict.code in tier.setup.policy.healthy:
-            self._notices.settle(f"tier/{name}/verdict", f"tier {name} is {verdict.code}", time.time())
+            self._notices.settle(f"tier/{name}/verdict", f"tier {name} is {verdict.code}", self._wall())
             tier.told = ()
             if now - tier.since >= SETTLE and not any(it.plan.tier == name for it in self._running.values()):
-                self._notices.settle(f"plan/{name}/", f"tier {name} is {verdict.code}", time.time())
+                self._notices.settle(f"plan/{name}/", f"tier {name} is {verdict.code}", self._wall())
         elif verdict.code != UNKNOWN and now - tier.since >= SETTLE:
             self._tell_verdict(tier)
-        self._tell_problems(tier, now)
+        self._tell_problems(tier)
 
     def _tell_verdict(self, tier: _Tier) -> None:
         name, verdict = tier.setup.name, tier.verdict
@@ -470,18 +478,18 @@ class Controller:
             severity = "warning" if verdict.code not in tier.setup.policy.lost else "critical"
             labels = {"tier": name, "verdict": verdict.code}
             key = f"tier/{name}/verdict"
-            self._notices.tell(Notice(key, severity, f"tier {name}: {verdict.code}", text, labels, time.time()))
+            self._notices.tell(Notice(key, severity, f"tier {name}: {verdict.code}", text, labels, self._wall()))
 
-    def _tell_problems(self, tier: _Tier, now: float) -> None:
+    def _tell_problems(self, tier: _Tier) -> None:
         name = tier.setup.name
-        for one in self._observations.views(name, now):
+        for one in tier.views:
             member, key = one.target.name, f"tier/{name}/problem/{one.target.name}"
             if one.problem:
                 labels = {"tier": name, "member": member}
                 title = f"tier {name}: a problem with {member}"
-                self._notices.tell(Notice(key, "warning", title, one.problem, labels, time.time()))
+                self._notices.tell(Notice(key, "warning", title, one.problem, labels, self._wall()))
             else:
-                self._notices.settle(key, f"{member} is without it", time.time())
+                self._notices.settle(key, f"{member} is without it", self._wall())
 
     def _tell_of_plan(self, journal: Journal) -> None:
         it = journal.plan
@@ -491,7 +499,7 @@ class Controller:
         text = f"{journal.progress.value}{f': {journal.reason}' if journal.reason else ''}. Steps: {steps}. Why: {why}"
         labels = {"tier": it.tier, "plan": it.id, "progress": journal.progress.value}
         title = f"tier {it.tier}: plan for {it.cause}"
-        self._notices.tell(Notice(f"plan/{it.tier}/{it.id}", severity, title, text, labels, time.time()))
+        self._notices.tell(Notice(f"plan/{it.tier}/{it.id}", severity, title, text, labels, self._wall()))
 
     def _tell_of_ourselves(self) -> None:
         it = self._leadership
@@ -501,9 +509,9 @@ class Controller:
                 text = f"{problem}: nothing global or stateful is done from here"
                 title = f"gateway {self._observations.name} cannot lead"
                 labels = {"gateway": self._observations.name}
-                self._notices.tell(Notice(name, "critical", title, text, labels, time.time()))
+                self._notices.tell(Notice(name, "critical", title, text, labels, self._wall()))
             else:
-                self._notices.settle(name, "it can again", time.time())
+                self._notices.settle(name, "it can again", self._wall())
 
     # What operators ask for
 
@@ -517,7 +525,7 @@ class Controller:
             "paused": self.paused,
             "store": it.problem,
             "refusal": it.refusal,
-            "doubt": self._observations.doubt(time.monotonic()),
+            "doubt": self._observations.doubt(self._clock()),
             "domains": list(self._observations.domains),
             "tiers": [self._row(tier) for tier in self._tiers.values()],
             "running": [plain_journal(journal) for journal in self._running.values()],
@@ -526,7 +534,7 @@ class Controller:
         }
 
     def _row(self, tier: _Tier) -> dict[str, Any]:
-        now, it = time.monotonic(), tier.setup
+        now, it = self._clock(), tier.setup
         return {
             "name": it.name,
             "kind": it.kind,
@@ -536,8 +544,8 @@ class Controller:
             "why": list(tier.verdict.why),
             "healthy": tier.verdict.code in it.policy.healthy,
             "since": round(now - tier.since, 3) if tier.since > -math.inf else None,
-            "cool_down": max(0.0, round(tier.cool_until - time.time(), 3)),
-            "members": [plain_member(one) for one in self._observations.views(it.name, now)],
+            "cool_down": max(0.0, round(tier.cool_until - self._wall(), 3)),
+            "members": [plain_member(one) for one in tier.views],
         }
 
     def explain(self, name: str, request: str = "", wanted: str = "", who: str = "") -> dict[str, Any]:
@@ -546,7 +554,7 @@ class Controller:
         :raises UnknownTier: no such tier, or member.
         """
         tier = self._tier(name, wanted)
-        situation = self._situation(tier, time.monotonic(), request, wanted)
+        situation = self._situation(tier, request, wanted)
         answer = self._answer(tier, situation, who)
         cause, actions = rule_for(situation, tier.setup.rules, tier.setup.policy)
         steps: Sequence[Step] = answer.steps
@@ -571,7 +579,7 @@ class Controller:
         tier = self._tier(name, wanted)
         if not self._leadership.epoch:
             raise NotLeading(self._no_lease(), self._leadership.leader)
-        answer = self._answer(tier, self._situation(tier, time.monotonic(), request, wanted), who)
+        answer = self._answer(tier, self._situation(tier, request, wanted), who)
         if isinstance(answer, Refusal):
             self._watcher.audit(who, f"{request} of {name}", "refused", {"to": wanted, "reasons": list(answer.reasons)})
             raise Refused(answer.reasons)
@@ -586,7 +594,7 @@ class Controller:
 
         :raises StoreError: the store does not answer.
         """
-        await self._store.commit([], [Put(self._keys.pause, msgpack.packb({"who": who, "at": time.time()}))])
+        await self._store.commit([], [Put(self._keys.pause, msgpack.packb({"who": who, "at": self._wall()}))])
         self.paused = who
         self._watcher.audit(who, "pause", "done", {})
 
@@ -612,7 +620,7 @@ class Controller:
         tier = self._tiers.get(name)
         if tier is None:
             raise UnknownTier(f"no tier is named {name!r}; there are: {', '.join(self._tiers) or 'none'}")
-        members = [one.target.name for one in self._observations.views(name, time.monotonic())]
+        members = [one.target.name for one in tier.views]
         if wanted and wanted not in members:
             raise UnknownTier(f"no member of {name} is named {wanted!r}; there are: {', '.join(members)}")
         return tier

@@ -79,7 +79,7 @@ def rule_for(situation: Situation, rules: Rules, policy: Policy) -> tuple[str, S
     for wish in wishes:
         if wish in rules:
             return wish, rules[wish]
-    return wishes[-1], _substituted(rules, policy)
+    return wishes[0], _substituted(rules, policy)
 
 
 def _substituted(rules: Rules, policy: Policy) -> Sequence[str]:

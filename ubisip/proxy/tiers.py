@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +45,15 @@ class Tiers:
     :raises UsageError: a plug-in, a password or the store's file cannot be had.
     """
 
-    def __init__(self, config: Config, node: str, watcher: Watcher, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        node: str,
+        watcher: Watcher,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         gateway = config.gateway(node)
         self.config = config
         fingerprint = fingerprint_of(config)
@@ -54,12 +63,12 @@ class Tiers:
         self._sinks: dict[str, Sink] = {name: _sink(name, it, state_dir) for name, it in config.sinks.items()}
         self._actions = _actions(config, policies, self._sinks)
         watched = [Watched(name, tier, targets[name], _probe(tier)) for name, tier in config.tiers.items()]
-        self._prober = Prober(watched, lambda _key, _transition: self._wake())
+        self._prober = Prober(watched, lambda _key, _transition: self._wake(), clock)
         self._store = store or store_of(config)
         keys = Keys(config.platform.name)
         me = Member(node, gateway.site, len(config.gateways), fingerprint)
-        self._leadership = Leadership(self._store, keys, me)
-        self._notices = Notices(self._sinks)
+        self._leadership = Leadership(self._store, keys, me, clock)
+        self._notices = Notices(self._sinks, clock)
         observations = Observations(
             node,
             gateway.site,
@@ -81,6 +90,8 @@ class Tiers:
             notices=self._notices,
             watcher=watcher,
             passwords={(name, it.name): it.password for name, them in targets.items() for it in them},
+            clock=clock,
+            wall=wall,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
