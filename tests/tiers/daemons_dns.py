@@ -10,8 +10,8 @@ import dns.exception
 import dns.message
 import dns.query
 import dns.rcode
-from daemons_common import Yard, find, free_port, require
 from processes import Child
+from tiers.daemons_common import Yard, find, free_port, require
 
 ZONE = "example.test"
 KEY = "ubisip."

@@ -7,8 +7,8 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-from daemons_common import Yard, free_port, require
 from processes import Child
+from tiers.daemons_common import Yard, free_port, require
 
 from ubisip.health.haproxy import servers_of, statistics
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from daemons_common import Yard
-from daemons_haproxy import Haproxy
-from situations import Promote, Refuse, carried_out, member, outcome, situation
+from tiers.daemons_common import Yard
+from tiers.daemons_haproxy import Haproxy
+from tiers.situations import Promote, Refuse, carried_out, member, outcome, situation
 
 from ubisip.failover.action import Refusal
 from ubisip.failover.actions.haproxy import HaproxyAction
