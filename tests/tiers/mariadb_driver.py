@@ -23,8 +23,8 @@ from ubisip.failover.runner import Runner
 from ubisip.failover.verdict import Verdict
 from ubisip.failover.votes import vote
 from ubisip.health.machine import State
-from ubisip.health.prober import Prober, Watched
 from ubisip.health.probe import Target
+from ubisip.health.prober import Prober, Watched
 from ubisip.health.probes.mariadb import MariadbProbe
 
 TIER = "database"

@@ -164,7 +164,7 @@ async def check(ledger: Ledger, server: Server) -> None:
     rows = Counter(int(row["id"]) for row in await server.sql("SELECT id FROM app.ledger"))
     lost = [one for one in ledger.acknowledged if rows[one.id] == 0]
     twice = [number for number, count in rows.items() if count > 1]
-    assert not lost, f"{len(lost)} of {len(ledger.acknowledged)} acknowledged writes are lost on {server.name}: {lost[:5]}"
+    assert not lost, f"of {len(ledger.acknowledged)} acknowledged writes {server.name} lacks {len(lost)}: {lost[:5]}"
     assert not twice, f"there more than once: {twice[:5]}"
 
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from ubisip.failover import gtid
 from ubisip.failover.action import MemberView
 from ubisip.failover.database import LAG, contents, fact, received, speaks
+from ubisip.health.probes.mariadb import LONG_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +151,19 @@ def unsafe(members: Sequence[MemberView], lost: MemberView | None, wanted: str =
         if not speaks(one) and (attached is None or fact(one, "server_id", 0) in attached)
     ]
     reasons = [f"{name} is not reached: it may hold, or still give, acknowledgements" for name in hidden]
-    if not fact(lost, "semisync_primary", True):
-        reasons.append(f"{lost.target.name} acknowledged writes without waiting for a replica: some may be lost")
+    reasons += _no_barrier(lost)
     if not any(speaks(one) for one in ackers):
         reasons.append(f"no member that acknowledged writes of {lost.target.name} is reached: some may be lost")
     return tuple(reasons)
+
+
+def _no_barrier(lost: MemberView) -> list[str]:
+    """Why the lost primary may have acknowledged, or acknowledge, what nobody else has."""
+    name, facts = lost.target.name, lost.facts
+    if not facts:
+        return [f"nothing is known of the write barrier of {name}: it was gone before we came"]
+    if not facts["semisync_primary"]:
+        return [f"{name} acknowledged writes without waiting for a replica: some may be lost"]
+    if facts["semisync_timeout"] < LONG_TIMEOUT:
+        return [f"{name} acknowledges alone after {facts['semisync_timeout']} ms without a replica"]
+    return []

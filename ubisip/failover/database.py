@@ -47,7 +47,8 @@ QUORUM = 2
 """Failure domains that must find a primary down, where there are so many."""
 CONNECTION_ERRORS = frozenset({1158, 1159, 1160, 1161, 1189, 2002, 2003, 2005, 2006, 2013, 2026, 2055})
 """Errors of an IO thread that say: the source is not there. Others (1236, 1045...) are answers of a living one."""
-ANSWERING = frozenset({State.UP, State.DEGRADED, State.FALLING, State.RISING})
+ANSWERING = frozenset({State.UP, State.DEGRADED, State.RISING})
+"""Its last answer was one."""
 
 CODES: Mapping[str, str] = MappingProxyType(
     {
@@ -218,8 +219,7 @@ def testimony(one: MemberView, source: MemberView) -> tuple[str, str]:
 
 
 def _lags(one: MemberView) -> bool:
-    lag = one.facts["lag"]
-    return lag is None or lag > LAG
+    return one.facts["lag"] is not None and one.facts["lag"] > LAG
 
 
 # With a primary
@@ -299,7 +299,7 @@ def _acknowledged(primary: MemberView, others: Sequence[MemberView], speaking: S
 
 
 def _runs(one: MemberView, primary: MemberView) -> bool:
-    return follows(one, primary) and one.facts["io"] != "No" and one.facts["sql"] == "Yes"
+    return follows(one, primary) and one.facts["io"] == "Yes" and one.facts["sql"] == "Yes"
 
 
 def _state_of_replication(one: MemberView) -> str:
