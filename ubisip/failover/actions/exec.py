@@ -33,7 +33,7 @@ class ExecParameters:
     verify: tuple[str, ...] = ()
     """Asked after, until it exits with 0."""
     undo: tuple[str, ...] = ()
-    """Undoes it; without it, it cannot be undone."""
+    """Undoes it, be it done or failed midway; without it, what was done cannot be undone."""
     proof: Class = "G"
     """What must be proven before it runs: R (local and reversible), G (global and reversible), S (stateful)."""
     timeout: Annotated[float, Between(0.1, 3600)] = 10.0
@@ -63,7 +63,9 @@ class ExecAction:
 
     async def compensate(self, step: Step, context: Context) -> None:
         if not self._parameters.undo:
-            raise ActionError("there is no command `undo`")
+            if str(step) in context.results:
+                raise ActionError("there is no command `undo`")
+            return  # it failed by itself, and has left things as it wanted to
         outcome = await self._run(self._parameters.undo, step, context)
         if outcome.code != 0:
             raise ActionError(_told(self._parameters.undo, outcome))

@@ -37,7 +37,7 @@ class HttpRequestParameters:
     verify_url: str = ""
     """Asked after (GET), until it answers 200 to 299; empty: the answer to the request suffices."""
     undo_url: str = ""
-    """Undoes it (the same method); without it, it cannot be undone."""
+    """Undoes it (the same method), be it done or failed; without it, what was done cannot be undone."""
     headers: Mapping[str, str] = field(default_factory=nothing)
     """Headers to send besides."""
     token_file: str = ""
@@ -83,7 +83,9 @@ class HttpRequestAction:
 
     async def compensate(self, step: Step, context: Context) -> None:
         if not self._parameters.undo_url:
-            raise ActionError("there is no undo_url")
+            if str(step) in context.results:
+                raise ActionError("there is no undo_url")
+            return  # it was not taken
         await self._call(self._parameters.method, self._parameters.undo_url, step, context)
 
     async def close(self) -> None:
