@@ -143,7 +143,7 @@ async def test_a_request_tells_the_step_is_signed_and_keeps_its_key(tmp_path: Pa
         act = HttpRequestAction({"url": f"{service.url}/switch", "secret_file": str(secret), "headers": {"X-A": "b"}})
         journal = await carried_out(DEAD, {"promote": Promote("db2"), "request": act})
     assert journal.progress is Progress.DONE
-    assert journal.steps[1].result == {"ticket": 12}
+    assert journal.steps[1].result == {"status": 200, "ticket": 12}
     assert len(listener.heard) == 3
     assert {one.headers["Idempotency-Key"] for one in listener.heard} == {"plan-1/1"}
     last = listener.heard[-1]

@@ -63,7 +63,7 @@ class ExecAction:
 
     async def compensate(self, step: Step, context: Context) -> None:
         if not self._parameters.undo:
-            if str(step) in context.results:
+            if context.results.get(str(step)):
                 raise ActionError("there is no command `undo`")
             return  # it failed by itself, and has left things as it wanted to
         outcome = await self._run(self._parameters.undo, step, context)

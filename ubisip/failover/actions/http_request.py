@@ -83,7 +83,7 @@ class HttpRequestAction:
 
     async def compensate(self, step: Step, context: Context) -> None:
         if not self._parameters.undo_url:
-            if str(step) in context.results:
+            if context.results.get(str(step)):
                 raise ActionError("there is no undo_url")
             return  # it was not taken
         await self._call(self._parameters.method, self._parameters.undo_url, step, context)
@@ -113,7 +113,7 @@ class HttpRequestAction:
         if not 200 <= answer.status < 300:
             text = f"{url} answers {answer.status}: {short(text)}"
             raise ActionError(text, retry=answer.status in TRY_AGAIN)
-        return _object(text)
+        return {"status": answer.status, **_object(text)}
 
 
 def _marks(context: Context) -> dict[str, str]:
