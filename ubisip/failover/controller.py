@@ -310,7 +310,8 @@ class Controller:
             now=self._wall(),
             asked_by=asked_by,
         )
-        identity = f"{it.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._wall()))}-{epoch}-{self._number}"
+        began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._wall()))
+        identity = f"{it.name}-{began}-{epoch or self._observations.name}-{self._number}"
         return plan(identity, situation, it.rules, it.policy, self._actions, standing)
 
     def _no_lease(self) -> str:
@@ -469,7 +470,8 @@ class Controller:
 
     def _tell_verdict(self, tier: _Tier) -> None:
         name, verdict = tier.setup.name, tier.verdict
-        against = tier.answer.reasons if isinstance(tier.answer, Refusal) else ()
+        runs = any(journal.plan.tier == name for journal in self._running.values())
+        against = tier.answer.reasons if isinstance(tier.answer, Refusal) and not runs else ()
         what = tuple(f"not acted upon: {reason}" for reason in against)
         text = "; ".join((tier.setup.policy.codes.get(verdict.code, verdict.code), *verdict.why, *what))
         signature = (*verdict.case, *(re.sub(r"[\d.]+", "#", reason) for reason in what))
