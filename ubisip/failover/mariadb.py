@@ -182,7 +182,8 @@ async def catch_up(target: Target, position: str, timeout: float) -> None:
     if not position:
         return
     async with told(target), session(target, timeout + PATIENCE) as opened:
-        if await opened.rows("SHOW ALL SLAVES STATUS"):
+        status = await opened.row("SHOW ALL SLAVES STATUS")
+        if status and status["Slave_SQL_Running"] != "Yes":
             await opened.run("START SLAVE SQL_THREAD")
         reached = await opened.row("SELECT MASTER_GTID_WAIT(%s, %s) AS late", (position, timeout))
     if reached["late"] != 0:
