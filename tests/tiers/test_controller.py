@@ -168,7 +168,7 @@ def test_a_leader_cut_off_from_the_store_stops_before_another_begins(world: Worl
 
 def test_after_a_success_it_asks(world: World) -> None:
     async def work(sites: dict[str, Site]) -> None:
-        for flap in range(5):
+        for _flap in range(5):
             world.down.add("a")
             await asyncio.sleep(10)
             world.down.discard("a")

@@ -49,10 +49,12 @@ class Etcd:
         peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
         cluster = ",".join(f"m{number}={peer}" for number, peer in enumerate(peers))
         self._commands = [
-            ["etcd", "--name", f"m{number}", "--data-dir", str(folder / f"m{number}")]
-            + ["--listen-client-urls", url, "--advertise-client-urls", url]
-            + ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-            + ["--initial-cluster", cluster, "--heartbeat-interval", "100", "--election-timeout", "1000"]
+            [
+                *("etcd", "--name", f"m{number}", "--data-dir", str(folder / f"m{number}")),
+                *("--listen-client-urls", url, "--advertise-client-urls", url),
+                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                *("--initial-cluster", cluster, "--heartbeat-interval", "100", "--election-timeout", "1000"),
+            ]
             for number, (url, peer) in enumerate(zip(self.urls, peers, strict=True))
         ]
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -229,7 +231,7 @@ async def test_a_reboot_ends_every_lease(tmp_path: Path) -> None:
 async def test_a_file_that_cannot_be_had_is_a_store_that_does_not_answer(tmp_path: Path) -> None:
     (tmp_path / "store.db").mkdir()
     store = SqliteStore(str(tmp_path / "store.db"))
-    with pytest.raises(StoreError, match="store.db"):
+    with pytest.raises(StoreError, match=r"store\.db"):
         await store.get("/a")
     await store.close()
 

@@ -357,10 +357,10 @@ on_member_down = ["promote"]
 
 def gateways(*names: str) -> str:
     """``pa2-gw1`` stands at PA2."""
-    tables = (
-        f'[[gateways]]\nname = "{name}"\nsite = "{name.split("-")[0].upper()}"\nlisten = ["udp:127.0.0.{number}:5060"]\n'
-        for number, name in enumerate(names, 1)
-    )
+    tables = []
+    for number, name in enumerate(names, 1):
+        site = name.split("-")[0].upper()
+        tables.append(f'[[gateways]]\nname = "{name}"\nsite = "{site}"\nlisten = ["udp:127.0.0.{number}:5060"]\n')
     return "".join(tables)
 
 
