@@ -16,6 +16,10 @@ MAX_SECRET = 65_536
 _T = TypeVar("_T")
 
 
+class SecretError(ValueError):
+    """A file that should hold a secret does not: a mistake of this machine, not of the configuration."""
+
+
 def read_parameters(table: type[_T], values: Mapping[str, Any]) -> _T:
     """*values* as the dataclass *table*.
 
@@ -47,7 +51,7 @@ def thaw(value: Any) -> Any:
 def read_secret(path: str) -> str:
     """What the file *path* holds, without the white space around it; nothing when no file is named.
 
-    :raises ValueError: it cannot be read, is empty or no text.
+    :raises SecretError: it cannot be read, is empty or no text.
     """
     if not path:
         return ""
@@ -55,9 +59,9 @@ def read_secret(path: str) -> str:
         with Path(path).open("rb") as file:
             text = file.read(MAX_SECRET).decode().strip()
     except OSError as error:
-        raise ValueError(f"{path}: expected a file that holds the secret, found: {error.strerror}") from None
+        raise SecretError(f"{path}: expected a file that holds the secret, found: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected a secret as text, found octets that are none") from None
+        raise SecretError(f"{path}: expected a secret as text, found octets that are none") from None
     if not text:
-        raise ValueError(f"{path}: expected a file that holds the secret, found it empty")
+        raise SecretError(f"{path}: expected a file that holds the secret, found it empty")
     return text

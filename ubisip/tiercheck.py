@@ -9,6 +9,7 @@ from typing import Any
 
 from ubisip import plugins
 from ubisip.errors import UsageError
+from ubisip.parameters import SecretError
 from ubisip.schema import Report, nearest
 from ubisip.sections import Parameters, Sections, Tier
 from ubisip.toml_lines import Path
@@ -35,12 +36,13 @@ def check_tiers(file: Sections, report: Report) -> None:
         _check_rules(("tiers", name), tier, file, report)
     for section, group in (("actions", plugins.ACTIONS), ("sinks", plugins.SINKS)):
         for name, parameters in getattr(file, section).items():
-            _check_plugin((section, name), group, name, parameters, report)
+            if not report.broken(section, name):
+                _check_plugin((section, name), group, name, parameters, report)
     _check_store(file, report)
 
 
 def _check_kind(path: Path, tier: Tier, report: Report) -> None:
-    if not tier.kind:
+    if not tier.kind or report.broken(*path, "kind") or report.broken(*path, "parameters"):
         return
     kinds = plugins.found(plugins.PROBES)
     if tier.kind not in kinds:
@@ -52,6 +54,8 @@ def _check_kind(path: Path, tier: Tier, report: Report) -> None:
 
 
 def _check_rules(path: Path, tier: Tier, file: Sections, report: Report) -> None:
+    if report.broken(*path, "kind"):
+        return
     try:
         codes = [code.replace("-", "_") for code in plugins.policy(tier.kind).codes]
     except UsageError as error:
@@ -60,13 +64,28 @@ def _check_rules(path: Path, tier: Tier, file: Sections, report: Report) -> None
     known = sorted({*plugins.found(plugins.ACTIONS), *file.actions, *file.sinks})
     for event, names in tier.on.items():
         place: Path = (*path, f"on_{event}")
+        if report.broken(*place):
+            continue
         if event not in (*codes, *REQUESTS):
             report.add(place, f"on_ and a verdict on {tier.kind} {nearest(event, [*codes, *REQUESTS])}", f"on_{event}")
         for index, name in enumerate(names):
             if name not in known:
                 report.add((*place, index), f"an action or a sink of this file {nearest(name, known)}", name)
             elif name not in file.actions and name not in file.sinks:
-                _check_plugin((*place, index), plugins.ACTIONS, name, {}, report)
+                _check_bare((*place, index), name, report)
+
+
+def _check_bare(path: Path, name: str, report: Report) -> None:
+    """An action that a rule names and the file says nothing of must be one that needs no parameters."""
+    try:
+        plugins.load(plugins.ACTIONS, name)({})
+    except UsageError as error:
+        report.add(path, f"an action that can be used here: {error}", name)
+    except SecretError:
+        return
+    except ValueError as error:
+        first = str(error).partition("\n")[0]
+        report.add(path, f"an action with its parameters in [actions.{name}] ({first})", name)
 
 
 def _check_plugin(path: Path, group: str, name: str, parameters: Parameters, report: Report) -> None:
@@ -88,6 +107,10 @@ def _check_made(
         made(plugins.load(group, kind))
     except UsageError as error:
         report.add(path, f"a plug-in that can be used here: {error}", kind)
+    except (
+        SecretError
+    ):  # a file is checked wherever; its secrets stand on the gateways, which ask for them at their start
+        return
     except ValueError as error:
         for line in str(error).splitlines():
             match = _MISTAKE.fullmatch(line)
