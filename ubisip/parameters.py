@@ -25,18 +25,12 @@ def read_parameters(table: type[_T], values: Mapping[str, Any]) -> _T:
 
     :raises ValueError: each mistake with what was expected, one a line.
     """
-    report = Report("", {})
-    parameters = read_table(table, thaw(values), (), report)
+    report, top = Report("", {}), "it"  # a key of a table, not a section of a file
+    parameters = read_table(table, thaw(values), (top,), report)
     if report.mistakes:
-        raise ValueError(
-            "\n".join(f"{one.path}: expected {one.expected}, found {one.found}" for one in report.mistakes)
-        )
+        lines = (f"{one.path[len(top) + 1 :]}: expected {one.expected}, found {one.found}" for one in report.mistakes)
+        raise ValueError("\n".join(lines))
     return parameters
-
-
-def nothing() -> Mapping[str, Any]:
-    """The default of a table that may be left out."""
-    return MappingProxyType({})
 
 
 def thaw(value: Any) -> Any:
