@@ -33,6 +33,11 @@ def read_parameters(table: type[_T], values: Mapping[str, Any]) -> _T:
     return parameters
 
 
+def nothing() -> Mapping[str, Any]:
+    """The default of a table that may be left out."""
+    return MappingProxyType({})
+
+
 def thaw(value: Any) -> Any:
     """A value with its mappings as dicts and its tuples as lists, all the way down: what JSON and TOML know."""
     if isinstance(value, Mapping):
