@@ -6,8 +6,9 @@ Exit codes, of every command: 0 done; 1 it could not be done; 2 the command line
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +18,7 @@ from ubisip.admin import tier_commands
 from ubisip.admin.asking import (
     CODES,
     FAILED,
+    MISTAKES,
     Admin,
     AsJson,
     ConfigFile,
@@ -29,7 +31,11 @@ from ubisip.admin.asking import (
     say,
 )
 from ubisip.admin.tables import configuration_view, platform_view
+from ubisip.admin.tier_tables import inspection_view
+from ubisip.config import Config
 from ubisip.errors import UsageError
+from ubisip.failover.inspection import inspect
+from ubisip.parameters import thaw
 from ubisip.platform import Switch
 from ubisip.version import VERSION
 
@@ -45,19 +51,50 @@ app = typer.Typer(
 
 @app.command(
     short_help="Name every mistake of a configuration file.",
-    help="Check a configuration file and name every mistake with its line." + CODES,
+    help="Check a configuration file and name every mistake with its line. With --live each member of the other tiers"
+    " is asked once: who is not what the file says, or lacks a right, is a mistake; who does not answer could not be"
+    " checked." + CODES,
     epilog="Example: ubisip check platform.toml --node pa2-gw1",
 )
 def check(
     file: Annotated[Path, typer.Argument(help="The configuration file.")],
     node: Annotated[str, typer.Option(help="A gateway that must be in it.")] = "",
+    live: Annotated[bool, typer.Option("--live", help="Ask the members of the other tiers as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
     config = load(file, node, as_json)
+    members = _inspected(config, as_json) if live else []
     if as_json:
-        say({"file": str(file), "mistakes": [], "configuration": config.digest})
+        answer = {"file": str(file), "mistakes": [], "configuration": config.digest}
+        say(answer | ({"members": members} if live else {}))
     else:
         Console().print(configuration_view(config))
+        if live:
+            Console().print(inspection_view(members))
+    if any(row["misfits"] for row in members):
+        raise typer.Exit(MISTAKES)
+    if any(row["answer"] == "fail" for row in members):
+        raise typer.Exit(FAILED)
+
+
+def _inspected(config: Config, as_json: bool) -> list[dict[str, Any]]:
+    try:
+        found = asyncio.run(inspect(config))
+    except UsageError as error:
+        fail([str(error)], MISTAKES, as_json)
+    return [
+        {
+            "tier": it.target.tier,
+            "member": it.target.name,
+            "site": it.target.site,
+            "address": it.target.address,
+            "answer": it.finding.sample.verdict.value,
+            "reason": it.finding.sample.reason,
+            "misfits": list(it.misfits),
+            "facts": thaw(it.finding.facts),
+        }
+        for it in found
+    ]
 
 
 @app.command(

@@ -77,6 +77,8 @@ def _tier(tier: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
     for why in tier["why"]:
         yield Text(f"  {why}")
+    for text in tier["misfits"]:
+        yield Text(f"  not as the file says: {text}", "red")
     if tier["cool_down"]:
         yield Text(f"  no automatic plan for {duration(tier['cool_down'])}, as one has succeeded", "yellow")
     table = _table("  member", "site", "state", "votes", "facts")
@@ -139,3 +141,12 @@ def _table(*columns: str) -> Table:
 
 def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+
+
+def inspection_view(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What each member answered to ``ubisip check --live``."""
+    table = _table("tier", "member", "site", "address", "answer", "not as it should be")
+    for it in rows:
+        answer = Text(f"{it['answer']} {it['reason']}", "green" if it["answer"] == "pass" else "red")
+        table.add_row(it["tier"], it["member"], it["site"], it["address"], answer, Text("; ".join(it["misfits"])))
+    return table

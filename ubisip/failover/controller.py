@@ -12,6 +12,7 @@ import logging
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ import msgpack  # type: ignore[import-untyped]  # it has no stubs
 
 from ubisip.failover.action import Action, MemberView, Notice, Proof, Refusal, Situation, Step
 from ubisip.failover.coordination import Compare, LeaseLost, Put, Store, StoreError
+from ubisip.failover.inspection import misfits
 from ubisip.failover.lease import Keys, Leadership
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
@@ -154,6 +156,8 @@ class Controller:
         """Who paused automatic action; empty: nobody."""
         self.plans: list[Journal] = []
         """Those that ended, the newest first."""
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """Plans that ended here, by tier and result."""
         self.closing = False
         """No plan begins any more."""
         self._site = site
@@ -306,6 +310,7 @@ class Controller:
             paused=self.paused,
             busy=unread or (self._running[PLATFORM].plan.id if PLATFORM in self._running else ""),
             busy_here=unread or next(iter(here), ""),
+            misfits=tuple(text for texts in _misfits(tier).values() for text in texts),
             cool_until=tier.cool_until,
             now=self._wall(),
             asked_by=asked_by,
@@ -377,6 +382,7 @@ class Controller:
             "plan %s: %s%s", journal.plan.id, journal.progress.value, f": {journal.reason}" * bool(journal.reason)
         )
         self.plans = [journal, *self.plans][:KEPT]
+        self.ended[journal.plan.tier, journal.progress.value] += 1
         self._audit_plan(journal, journal.progress.value, journal.reason)
         self._watcher.plan(journal)
         self._tell_of_plan(journal)
@@ -484,12 +490,14 @@ class Controller:
 
     def _tell_problems(self, tier: _Tier) -> None:
         name = tier.setup.name
+        strange = _misfits(tier)
         for one in tier.views:
             member, key = one.target.name, f"tier/{name}/problem/{one.target.name}"
-            if one.problem:
+            problem = one.problem or "; ".join(strange.get(member, ()))
+            if problem:
                 labels = {"tier": name, "member": member}
                 title = f"tier {name}: a problem with {member}"
-                self._notices.tell(Notice(key, "warning", title, one.problem, labels, self._wall()))
+                self._notices.tell(Notice(key, "warning", title, problem, labels, self._wall()))
             else:
                 self._notices.settle(key, f"{member} is without it", self._wall())
 
@@ -532,6 +540,9 @@ class Controller:
             "tiers": [self._row(tier) for tier in self._tiers.values()],
             "running": [plain_journal(journal) for journal in self._running.values()],
             "plans": [_in_short(journal) for journal in self.plans],
+            "counted": [
+                {"tier": tier, "result": result, "plans": number} for (tier, result), number in self.ended.items()
+            ],
             "notices": [_notice(notice, who) for notice, who in self._notices.open()],
         }
 
@@ -547,6 +558,7 @@ class Controller:
             "healthy": tier.verdict.code in it.policy.healthy,
             "since": round(now - tier.since, 3) if tier.since > -math.inf else None,
             "cool_down": max(0.0, round(tier.cool_until - self._wall(), 3)),
+            "misfits": [text for texts in _misfits(tier).values() for text in texts],
             "members": [plain_member(one) for one in tier.views],
         }
 
@@ -654,6 +666,10 @@ class _Writer:
                     await asyncio.sleep(STORE_PATIENCE)
                     continue
             raise Fenced(f"plan {journal.plan.id}: the lease of epoch {self._epoch} is lost")
+
+
+def _misfits(tier: _Tier) -> dict[str, tuple[str, ...]]:
+    return misfits({one.target.name: one.facts for one in tier.views})
 
 
 def _in_short(journal: Journal) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Standing:
     """The plan of class G or S that runs now: one at a time on the platform."""
     busy_here: str = ""
     """The plan of this tier that runs now."""
+    misfits: tuple[str, ...] = ()
+    """Members that are not what the file says, a sentence each."""
     cool_until: float = 0.0
     """Seconds since the epoch."""
     now: float = 0.0
@@ -122,6 +124,8 @@ def _against_by_itself(proof: Proof, situation: Situation, standing: Standing) -
         reasons.append("the tier's mode is observe")
     if standing.mode == "ask":
         reasons.append(f"the tier's mode is ask: it waits for `ubisip failover {situation.tier}`")
+    if proof is not Proof.R:
+        reasons += [f"the file and the members differ: {text}" for text in standing.misfits]
     if standing.paused:
         reasons.append(f"automatic action is paused by {standing.paused}")
     if proof is not Proof.R and standing.now < standing.cool_until:

@@ -15,17 +15,16 @@ from typing import Any
 
 from ubisip import plugins
 from ubisip.config import Config
-from ubisip.errors import UsageError
 from ubisip.failover.action import Action, Sink
 from ubisip.failover.controller import Controller, TierSetup, Watcher
 from ubisip.failover.coordination import Store
+from ubisip.failover.inspection import made, probe_of, targets_of
 from ubisip.failover.lease import Fingerprint, Keys, Leadership, Member, hash_of
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
 from ubisip.failover.telling import TellAction
-from ubisip.health.probe import Probe, Target
 from ubisip.health.prober import Prober, Watched
-from ubisip.parameters import read_secret, thaw
+from ubisip.parameters import thaw
 from ubisip.sections import Parameters, Tier
 from ubisip.store.etcd import EtcdStore
 from ubisip.store.sqlite import SqliteStore
@@ -57,12 +56,12 @@ class Tiers:
         gateway = config.gateway(node)
         self.config = config
         fingerprint = fingerprint_of(config)
-        targets = {name: _targets(name, tier) for name, tier in config.tiers.items()}
+        targets = {name: targets_of(name, tier) for name, tier in config.tiers.items()}
         policies = {name: plugins.policy(tier.kind) for name, tier in config.tiers.items()}
         state_dir = config.platform.state_dir
         self._sinks: dict[str, Sink] = {name: _sink(name, it, state_dir) for name, it in config.sinks.items()}
         self._actions = _actions(config, policies, self._sinks)
-        watched = [Watched(name, tier, targets[name], _probe(tier)) for name, tier in config.tiers.items()]
+        watched = [Watched(name, tier, targets[name], probe_of(tier)) for name, tier in config.tiers.items()]
         self._prober = Prober(watched, lambda _key, _transition: self._wake(), clock)
         self._store = store or store_of(config)
         keys = Keys(config.platform.name)
@@ -188,22 +187,9 @@ def _without_folders(path: str, value: Any) -> Any:
     return Path(value).name if path.endswith("_file") and isinstance(value, str) else value
 
 
-def _targets(name: str, tier: Tier) -> list[Target]:
-    try:
-        password = read_secret(tier.password_file)
-    except ValueError as error:
-        raise UsageError(f"tiers.{name}.password_file: {error}") from error
-    return [Target(name, one.name, one.site, one.address, tier.user, password) for one in tier.members]
-
-
-def _probe(tier: Tier) -> Probe:
-    probe: Probe = _made(f"kind {tier.kind}", plugins.load(plugins.PROBES, tier.kind), tier.parameters)
-    return probe
-
-
 def _sink(name: str, parameters: Parameters, state_dir: str) -> Sink:
     kind, own = plugin_of(name, parameters)
-    sink: Sink = _made(f"sinks.{name}", plugins.load(plugins.SINKS, kind), own, state_dir)
+    sink: Sink = made(f"sinks.{name}", plugins.load(plugins.SINKS, kind), own, state_dir)
     return sink
 
 
@@ -221,15 +207,8 @@ def _action(name: str, parameters: Parameters | None, sinks: Mapping[str, Sink])
     if parameters is None and name in sinks:
         return TellAction(sinks[name])
     kind, own = plugin_of(name, parameters or {})
-    action: Action = _made(f"actions.{name}", plugins.load(plugins.ACTIONS, kind), own)
+    action: Action = made(f"actions.{name}", plugins.load(plugins.ACTIONS, kind), own)
     return action
-
-
-def _made(what: str, make: Callable[..., Any], *values: Any) -> Any:
-    try:
-        return make(*values)
-    except ValueError as error:
-        raise UsageError(f"{what}: {error}") from error
 
 
 class Unwatched:
