@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import socket
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from processes import Child, wait_until
 
+_ports = iter(random.Random(os.getpid()).sample(range(12_000, 32_000), 20_000))
 START = 60.0
 """Seconds that a daemon may need to start on a machine that is busy."""
 
@@ -32,14 +34,13 @@ def find(program: str) -> str | None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port of *host* that nobody listens on, and its UDP twin."""
-    while True:
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-            stream.bind((host, 0))
-            port: int = stream.getsockname()[1]
-            with suppress(OSError):
-                datagram.bind((host, port))
-                return port
+    """A TCP port of *host* that nobody has, nor its UDP twin; each but once, and none that a client may be given."""
+    for port in _ports:
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram, suppress(OSError):
+            stream.bind((host, port))
+            datagram.bind((host, port))
+            return port
+    raise OSError("no port is free")
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Service:
     """An HTTP server that hands every request to *handler*."""
 
-    def __init__(self, handler: Handler, port: int = 0) -> None:
+    def __init__(self, handler: Handler, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.port = port or free_port()
+        self._tls = tls
         self.url = f"http://127.0.0.1:{self.port}"
         self._handler = handler
         self._runner: web.ServerRunner | None = None
@@ -27,7 +29,7 @@ class Service:
     async def __aenter__(self) -> Service:
         self._runner = web.ServerRunner(web.Server(self._handler), handle_signals=False, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -20,6 +20,7 @@ import aiohttp
 from ubisip.failover.action import ActionError, Notice
 from ubisip.failover.sinks.plain import instant
 from ubisip.health.asking import short
+from ubisip.health.probes.http import basic
 from ubisip.health.probes.tls import client_context
 from ubisip.parameters import nothing, read_parameters, read_secret
 from ubisip.schema import AT_LEAST_ONE, REQUIRED, Between
@@ -52,8 +53,7 @@ class AlertmanagerSink:
     def __init__(self, parameters: Mapping[str, Any], state_dir: Path) -> None:
         """:raises ValueError: a parameter is wrong, or the password cannot be read."""
         self._parameters = read_parameters(AlertmanagerParameters, parameters)
-        password = read_secret(self._parameters.password_file)
-        self._login = aiohttp.BasicAuth(self._parameters.user, password) if self._parameters.user else None
+        self._login = basic(self._parameters.user, read_secret(self._parameters.password_file))
         self._context = client_context(self._parameters.ca_file, True)
 
     async def send(self, notice: Notice) -> None:
@@ -76,10 +76,10 @@ class AlertmanagerSink:
         """Why it was not delivered there; empty: it was."""
         limit = aiohttp.ClientTimeout(total=self._parameters.timeout)
         connector = aiohttp.TCPConnector(force_close=True, ssl=self._context)
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._login}
         try:
             async with (
-                aiohttp.ClientSession(connector=connector, timeout=limit, auth=self._login) as session,
+                aiohttp.ClientSession(connector=connector, timeout=limit) as session,
                 session.post(where.rstrip("/") + PATH, data=body, headers=headers) as answer,
             ):
                 text = short((await answer.content.read(1000)).decode(errors="replace"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,15 +66,15 @@ class HttpProbe:
         wanted = self._parameters
         address = target.address if "://" in target.address else f"http://{target.address}"
         headers = {**wanted.request_headers, **({"Host": wanted.host} if wanted.host else {})}
-        login = aiohttp.BasicAuth(target.user, target.password) if target.user else None
+        headers |= basic(target.user, target.password)
         # A connection of its own each time: one that is kept open would hide that new ones are refused.
         connector = aiohttp.TCPConnector(force_close=True, ssl=self._context, use_dns_cache=False)
         try:
             async with (
-                aiohttp.ClientSession(connector=connector, auth=login, cookie_jar=aiohttp.DummyCookieJar()) as session,
+                aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
                 session.request(wanted.method, address + wanted.path, headers=headers, allow_redirects=False) as answer,
             ):
-                return self._finding(answer, await _beginning(answer), bool(login))
+                return self._finding(answer, await _beginning(answer), bool(target.user))
         except aiohttp.InvalidURL as error:
             return unclear("address", f"this is no URL: {short(error)}")
         except aiohttp.ClientError as error:
@@ -91,7 +92,7 @@ class HttpProbe:
         if wanted.body and wanted.body.encode() not in body:
             return failed("http.body", facts)
         for name, text in wanted.headers.items():
-            if text not in ", ".join(answer.headers.getall(name, ["\0"])):
+            if name not in answer.headers or text not in ", ".join(answer.headers.getall(name)):
                 return failed("http.header", {**facts, "header": name})
         return passed(facts)
 
@@ -105,6 +106,12 @@ async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
     while len(body) < MAX_BODY and (more := await answer.content.read(MAX_BODY - len(body))):
         body += more
     return body
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    """The header of basic authentication (RFC 7617); none without a user."""
+    login = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {login}"} if user else {}
 
 
 def of_client_error(error: aiohttp.ClientError) -> Finding:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,8 +50,9 @@ class LdapProbe:
         server = ldap3.Server(
             host, port, use_ssl=self._parameters.tls == "on", get_info=ldap3.NONE, connect_timeout=timeout
         )
+        whole = math.ceil(timeout)  # seconds, as the socket option wants them
         connection = ldap3.Connection(
-            server, target.user or None, target.password or None, receive_timeout=timeout, raise_exceptions=False
+            server, target.user or None, target.password or None, receive_timeout=whole, raise_exceptions=False
         )
         try:
             return self._asked(connection)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ssl
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -13,12 +14,15 @@ import asyncpg
 from ubisip.address import split_address
 from ubisip.health.asking import PROTOCOL, ask, failed, passed, short, unclear, warned
 from ubisip.health.probe import Finding, Target
+from ubisip.health.probes.tcp import connection
 from ubisip.health.probes.tls import client_context
 from ubisip.parameters import read_parameters
 from ubisip.schema import Between
 
 POSTGRESQL_PORT = 5432
 LAG = "lag"
+TLS_REQUEST = struct.pack("!II", 8, 80877103)
+"""SSLRequest of the protocol: length and code; it can be asked without a password, and nothing is logged for it."""
 OUR_FAULT = frozenset({"28000", "28P01", "3D000", "42501", "0A000"})
 """SQLSTATEs that say nothing of the server's life: wrong password, no such database, missing right, unknown feature."""
 
@@ -66,17 +70,19 @@ class PostgresqlProbe:
 
     async def _check(self, target: Target, timeout: float) -> Finding:
         host, port = split_address(target.address, POSTGRESQL_PORT)
+        if not await _speaks_postgresql(host, port):
+            return failed(PROTOCOL, problem="what listens there is no PostgreSQL")
         try:
-            connection = await asyncpg.connect(
+            session = await asyncpg.connect(
                 host=host, port=port, user=target.user or None, password=target.password or None,
                 database=self._parameters.database, ssl=self._tls, timeout=timeout,
                 server_settings={"application_name": "ubisip"}, statement_cache_size=0,
             )  # fmt: skip
             try:
-                state = await connection.fetchrow(_STATE)
-                replicas = await connection.fetch(_REPLICAS)
+                state = await session.fetchrow(_STATE)
+                replicas = await session.fetch(_REPLICAS)
             finally:
-                connection.terminate()  # at once: after an interruption it is of no use, else it has done its work
+                session.terminate()  # at once: after an interruption it is of no use, else it has done its work
         except asyncpg.PostgresError as error:
             return of_postgresql_error(error)
         except asyncpg.InterfaceError as error:
@@ -93,6 +99,17 @@ class PostgresqlProbe:
 
     async def close(self) -> None:
         """It keeps no connections."""
+
+
+async def _speaks_postgresql(host: str, port: int) -> bool:
+    """Whether it answers the question for TLS as PostgreSQL does, with one octet.
+
+    asyncpg 0.32 never returns, and our loop with it, when a message claims to be shorter than its own length field:
+    whatever else may listen at that port by mistake is not handed to it.
+    """
+    async with connection(host, port) as (reader, writer):
+        writer.write(TLS_REQUEST)
+        return await reader.readexactly(1) in (b"S", b"N")
 
 
 def _facts(state: asyncpg.Record, replicas: list[asyncpg.Record]) -> Mapping[str, Any]:
