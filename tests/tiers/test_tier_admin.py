@@ -260,7 +260,7 @@ async def test_without_tiers_there_are_none(tmp_path: Path) -> None:
 
 
 async def test_metrics(site: Site, world: World) -> None:
-    await site.post("/api/v1/tiers/db/failover", {"to": "b"})
+    assert (await site.post("/api/v1/tiers/db/failover", {"to": "b"}))[0] == 200
     async with site.session.get(f"{site.url}/metrics") as response:
         text = await response.text()
     samples = {

@@ -531,7 +531,7 @@ class Controller:
         return {
             "leader": it.leader,
             "epoch": it.epoch,
-            "leads": bool(it.epoch),
+            "leads": bool(it.epoch) and it.epoch == self._recovered,
             "paused": self.paused,
             "store": it.problem,
             "refusal": it.refusal,
