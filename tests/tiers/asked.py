@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+
+from processes import Child
 
 from ubisip.health.machine import Verdict
 from ubisip.health.probe import Finding, Probe, Target
@@ -79,3 +82,21 @@ async def datagram_server(port: int, answer: Any) -> AsyncIterator[Datagrams]:
         yield protocol
     finally:
         transport.close()
+
+
+@asynccontextmanager
+async def frozen(child: Child) -> AsyncIterator[None]:
+    """It is alive, and does nothing meanwhile."""
+    child.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        child.signal(signal.SIGCONT)
+
+
+async def until_brief(look: Any, wanted: tuple[Any, str]) -> None:
+    """Wait until a probe says so."""
+    for _ in range(300):
+        if brief(await look()) == wanted:
+            return
+    raise AssertionError(f"never {wanted}: {await look()}")

@@ -171,5 +171,11 @@ class Galera:
             f"--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{listen};ist.recv_addr=127.0.0.1:{free_port()}",
             "--wsrep-node-address=127.0.0.1", f"--init-file={users}", "--innodb-buffer-pool-size=16M",
         )  # fmt: skip
+        self._socket = f"{data}/mysqld.sock"
         self.child = yard.run("galera", command)
         yard.until(self.child, lambda: listens(self.port))
+
+    def sql(self, statements: str) -> None:
+        """As the administrator."""
+        command = ["mariadb", "--no-defaults", "-u", "root", "--socket", self._socket, "-e", statements]
+        subprocess.run(command, check=True, capture_output=True)
