@@ -20,8 +20,10 @@ class Choice:
     name: str
     received: str
     """The position that it must have applied before: every transaction that any reachable member has received."""
+    followers: tuple[str, ...]
+    """Who shall follow it: all that are reached and have no transactions of their own."""
     ackers: tuple[str, ...]
-    """Who shall acknowledge its writes."""
+    """Who of them shall acknowledge its writes."""
     passed_over: Mapping[str, str]
     """Why the others were not chosen, by name."""
 
@@ -50,7 +52,7 @@ def choose(members: Sequence[MemberView], lost: MemberView | None, wanted: str =
     best = min(fit, key=lambda one: _rank(one, most, wanted, members))
     if gtid.behind(gtid.position(received(best)), gtid.position(most)):
         return NoChoice((f"no member has all transactions: {best.target.name} lacks some that others have",))
-    return _chosen(best, pool, most, refused, wanted)
+    return _chosen(best, pool, lost, refused, wanted)
 
 
 def _rank(
@@ -69,13 +71,16 @@ def _rank(
 
 
 def _chosen(
-    best: MemberView, pool: Sequence[MemberView], most: gtid.State, refused: dict[str, str], wanted: str
+    best: MemberView, pool: Sequence[MemberView], lost: MemberView | None, refused: dict[str, str], wanted: str
 ) -> Choice | NoChoice:
     if wanted and best.target.name != wanted:
         why = refused.get(wanted) or f"{best.target.name} has transactions that {wanted} lacks, or it is not reached"
         return NoChoice((f"{wanted} was asked for: {why}",))
     passed = {one.target.name: "ranks lower" for one in pool if one is not best} | refused
-    return Choice(best.target.name, _target_position(best), ackers_for(best, pool), MappingProxyType(passed))
+    followers = followers_of(best, pool, lost)
+    names = tuple(one.target.name for one in followers)
+    ackers = ackers_for(best, followers)
+    return Choice(best.target.name, _target_position(best), names, ackers, MappingProxyType(passed))
 
 
 def _target_position(best: MemberView) -> str:
@@ -86,11 +91,17 @@ def _target_position(best: MemberView) -> str:
     return ",".join(f"{domain}-{server}-{sequence}" for domain, (sequence, server) in sorted(newest.items()))
 
 
-def ackers_for(primary: MemberView, pool: Sequence[MemberView]) -> tuple[str, ...]:
+def followers_of(best: MemberView, pool: Sequence[MemberView], lost: MemberView | None) -> list[MemberView]:
+    """Who of *pool* can follow *best*: who has transactions of its own is left alone."""
+    others = [one for one in pool if one is not best]
+    return [one for one in others if not _errant_candidate(one, [it for it in pool if it is not one], lost)]
+
+
+def ackers_for(primary: MemberView, followers: Sequence[MemberView]) -> tuple[str, ...]:
     """Who shall acknowledge the writes of *primary*: the replicas of other sites; when none is reached, of its own."""
-    others = [one for one in pool if one is not primary]
-    far = tuple(one.target.name for one in others if one.target.site != primary.target.site)
-    return far or tuple(one.target.name for one in others)
+    able = [one for one in followers if not one.facts["sql_errno"]]
+    far = tuple(one.target.name for one in able if one.target.site != primary.target.site)
+    return far or tuple(one.target.name for one in able)
 
 
 def unfit(one: MemberView, pool: Sequence[MemberView], lost: MemberView | None) -> str:

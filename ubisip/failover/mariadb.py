@@ -217,8 +217,13 @@ async def follow(target: Target, source: Source, *, acker: bool, epoch: int) -> 
 
 
 async def _own_in(target: Target, source: Target) -> gtid.State:
-    """What *source* has of the transactions that *target* wrote and *target* itself lacks."""
-    facts, known = await facts_of(target), gtid.parse_state((await facts_of(source))["binlog_state"])
+    """What *source* has of the transactions that *target* wrote and *target* itself lacks; nothing when the source is
+    not there: a plan that is undone turns replicas back to a dead one."""
+    facts = await facts_of(target)
+    try:
+        known = gtid.parse_state((await facts_of(source, 1.0))["binlog_state"])
+    except ActionError:
+        return {}
     own = {key: sequence for key, sequence in known.items() if key[1] == facts["server_id"]}
     return own if _lacks(facts, own) else {}
 

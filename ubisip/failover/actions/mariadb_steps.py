@@ -2,7 +2,7 @@
 """The steps that the MariaDB actions are made of; each can be repeated, and undone up to the point of no return.
 
 Who is promoted is known only when the positions are frozen: steps name the member that is expected, and what is then
-done goes by what the step ``freeze`` or ``close`` has told: ``candidate``, ``received``, ``ackers``, ``pool``.
+done goes by what the step ``freeze`` or ``close`` has told: ``candidate``, ``received``, ``followers``, ``ackers``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from ubisip.parameters import read_parameters, read_secret
 from ubisip.schema import Between
 
 FINE = Check(True)
+ATTACH = 3.0
+"""Seconds in which an acknowledging replica attaches itself to its new source."""
 REOPENED = 2.0
 """Seconds between looks at a server whose answer to being opened was lost."""
 
@@ -118,13 +120,13 @@ def target_of(name: str, context: Context) -> Target:
     return context.situation.member(name).target
 
 
-def by_choice(choice: Choice, pool: Sequence[str]) -> dict[str, Any]:
+def by_choice(choice: Choice) -> dict[str, Any]:
     """A choice as what later steps recall."""
     return {
         "candidate": choice.name,
         "received": choice.received,
         "ackers": choice.ackers,
-        "pool": tuple(pool),
+        "followers": choice.followers,
         "passed_over": dict(choice.passed_over),
     }
 
@@ -197,7 +199,7 @@ class Freeze:
         choice = choose(members, find_in(members, lost), context.situation.wanted)
         if isinstance(choice, NoChoice):
             raise ActionError("; ".join(choice.reasons))
-        return by_choice(choice, [name for name, one in seen.items() if speaks(one)])
+        return by_choice(choice)
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
         return FINE  # apply has looked at each of them over a new connection
@@ -235,8 +237,7 @@ class Promote:
         return FINE if ok else Check(False, "it still follows its old source, or does not wait for acknowledgements")
 
     async def compensate(self, step: Step, context: Context, setting: Setting) -> None:
-        with contextlib.suppress(ActionError):  # nobody had been chosen
-            await follow_again(recalled(context, "candidate"), context, setting)
+        await follow_again(recalled(context, "candidate"), context, setting)
 
 
 class Repoint:
@@ -245,7 +246,7 @@ class Repoint:
     async def apply(self, step: Step, context: Context, setting: Setting) -> Mapping[str, Any]:
         candidate, ackers = recalled(context, "candidate"), recalled(context, "ackers")
         source = setting.source(target_of(candidate, context))
-        names = [name for name in recalled(context, "pool") if name != candidate]
+        names = recalled(context, "followers")
         outcomes = await asyncio.gather(
             *(
                 mariadb.follow(target_of(name, context), source, acker=name in ackers, epoch=context.epoch)
@@ -254,9 +255,25 @@ class Repoint:
             return_exceptions=True,
         )
         left = {name: str(it) for name, it in zip(names, outcomes, strict=True) if isinstance(it, BaseException)}
-        if ackers and all(name in left for name in ackers):
-            raise ActionError(f"nobody can acknowledge the writes of {candidate}: {left}")
+        if ackers and not await self._attached(source.target):
+            await self._stand_in([name for name in names if name not in ackers and name not in left], context)
         return {"left": left}
+
+    @staticmethod
+    async def _attached(source: Target) -> bool:
+        """Whether an acknowledging replica is there within a moment."""
+        try:
+            await mariadb.until(source, lambda facts: facts["ackers"] > 0, "an acknowledging replica", ATTACH)
+        except ActionError:
+            return False
+        return True
+
+    @staticmethod
+    async def _stand_in(names: Sequence[str], context: Context) -> None:
+        """Those that should acknowledge do not come: the others do for now, or no write would ever be acknowledged."""
+        await asyncio.gather(
+            *(mariadb.set_acker(target_of(name, context), acker=True, epoch=context.epoch) for name in names)
+        )
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
         if not recalled(context, "ackers"):
@@ -265,7 +282,7 @@ class Repoint:
         return FINE if facts["ackers"] > 0 else Check(False, "no acknowledging replica is attached yet")
 
     async def compensate(self, step: Step, context: Context, setting: Setting) -> None:
-        names = [name for name in recalled(context, "pool") if name != recalled(context, "candidate")]
+        names = recalled(context, "followers")
         await asyncio.gather(*(follow_again(name, context, setting) for name in names))
 
 
@@ -289,14 +306,18 @@ class Close:
         old = next(one for one in members if one.target.name == step.target)
         if not speaks(old) or not old.facts["read_only"]:
             raise ActionError(f"{step.target} is not read-only")
-        pool = [one.target.name for one in members if speaks(one)]
         others = [one for one in members if one is not old]
         choice = choose(others, None, str(step.arguments["wanted"]))
         if isinstance(choice, NoChoice):
             raise ActionError("; ".join(choice.reasons))
         candidate = next(one for one in others if one.target.name == choice.name)
-        ackers = ackers_for(candidate, [one for one in members if speaks(one)])
-        return {**by_choice(choice, pool), "received": old.facts["binlog_pos"], "ackers": ackers}
+        followers = [old, *(one for one in others if one.target.name in choice.followers)]
+        return {
+            **by_choice(choice),
+            "received": old.facts["binlog_pos"],
+            "followers": tuple(one.target.name for one in followers),
+            "ackers": ackers_for(candidate, followers),
+        }
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
         facts = await mariadb.facts_of(target_of(step.target, context))

@@ -60,6 +60,7 @@ class MariadbProbe:
         self._lag = read_parameters(MariadbParameters, parameters).lag
         self._clock = clock
         self._moved: dict[str, tuple[tuple[object, ...], float]] = {}
+        self._met: dict[str, tuple[str, int]] = {}
 
     async def check(self, target: Target, timeout: float) -> Finding:
         """See :class:`ubisip.health.probe.Probe`."""
@@ -70,6 +71,7 @@ class MariadbProbe:
         except SqlError as error:
             return _failed(error, self._clock() - began)
         facts["stream_silence"] = self._silence(target.name, facts)
+        facts["source_id"] = self._source_id(target.name, facts)
         return self._judged(facts, began)
 
     async def close(self) -> None:
@@ -82,6 +84,13 @@ class MariadbProbe:
         if name not in self._moved or self._moved[name][0] != counters:
             self._moved[name] = (counters, now)
         return now - self._moved[name][1]
+
+    def _source_id(self, name: str, facts: Mapping[str, Any]) -> int:
+        """The server id of its source, remembered from when it was connected there; 0: not known."""
+        if facts["source_id"]:
+            self._met[name] = (facts["source"], facts["source_id"])
+        source, number = self._met.get(name, ("", 0))
+        return number if source == facts["source"] else 0
 
     def _judged(self, facts: Mapping[str, Any], began: float) -> Finding:
         latency = self._clock() - began
@@ -117,7 +126,8 @@ def _replication(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "sources": len(rows),
         "source": f"{row['Master_Host']}:{row['Master_Port']}" if row else "",
-        "source_id": int(row.get("Master_Server_Id") or 0),
+        # Else it is that of whom it was connected to before: perhaps somebody else.
+        "source_id": int(row.get("Master_Server_Id") or 0) if row.get("Slave_IO_Running") == "Yes" else 0,
         "io": row.get("Slave_IO_Running") or "No",
         "sql": row.get("Slave_SQL_Running") or "No",
         "io_errno": int(row.get("Last_IO_Errno") or 0),
