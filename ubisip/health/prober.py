@@ -100,7 +100,7 @@ class Watch:
         if transition is not None and self._doubts(it, sample, transition, now):
             return None
         it.health = health
-        if transition is not None:
+        if transition is not None and transition.before is not State.UNKNOWN:
             self._excited[key[0]] = now
         return transition
 
