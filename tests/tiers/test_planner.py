@@ -254,11 +254,13 @@ STANDINGS: dict[str, tuple[Standing, str]] = {
     "busy": (replace(LEADS, busy="q"), "plan q is not finished"),
     "here": (replace(LEADS, busy_here="q"), "plan q is not finished"),
     "cool": (replace(LEADS, cool_until=1100.0), "the last plan succeeded"),
+    "cool after G": (replace(LEADS, cool_until=1100.0, cooled_by=Proof.G), "the last plan succeeded"),
 }
-OVERRIDDEN = {"paused", "asks", "observes", "cool"}
+OVERRIDDEN = {"paused", "asks", "observes", "cool", "cool after G"}
 """What an operator's command overrides."""
-FREE_FOR_LOCAL = {"nobody", "busy", "cool"}
+FREE_FOR_LOCAL = {"nobody", "busy", "cool", "cool after G"}
 """What does not hold back what is local and reversible."""
+FREE_FOR_PROMOTION = {"cool after G"}
 
 
 @pytest.mark.parametrize("votes", ["carry", "split"])
@@ -271,7 +273,8 @@ def test_what_holds_a_plan_back(where: str, action: str, asked: str, votes: str)
     operator = asked == "by alice"
     answer = made({"dead": [action]}, situation, replace(standing, asked_by="alice" if operator else ""))
     expected = set()
-    if reason and not (operator and where in OVERRIDDEN) and not (action == "local" and where in FREE_FOR_LOCAL):
+    free = FREE_FOR_LOCAL if action == "local" else FREE_FOR_PROMOTION if action == "promote" else ()
+    if reason and not (operator and where in OVERRIDDEN) and where not in free:
         expected.add(reason)
     if votes == "split" and not operator and action != "local":
         expected |= {"a must be down for 2 failure domains", "a is up for W"}

@@ -130,6 +130,8 @@ class _Tier:
     """A plan for it has succeeded."""
     cool_until: float = 0.0
     """Seconds since the epoch."""
+    cooled_by: Proof = Proof.S
+    """Class of the plan whose success it was."""
     told: tuple[str, ...] = ()
     """What people were told last, without its numbers."""
 
@@ -312,6 +314,7 @@ class Controller:
             busy_here=unread or next(iter(here), ""),
             misfits=tuple(text for texts in _misfits(tier).values() for text in texts),
             cool_until=tier.cool_until,
+            cooled_by=tier.cooled_by,
             now=self._wall(),
             asked_by=asked_by,
         )
@@ -406,11 +409,11 @@ class Controller:
         tier = self._tiers.get(it.tier)
         if tier is None or journal.progress is not Progress.DONE or it.proof is Proof.R:
             return
-        tier.cool_until = 0.0 if it.asked_by else journal.ended_at + COOL_DOWN
+        tier.cool_until, tier.cooled_by = 0.0 if it.asked_by else journal.ended_at + COOL_DOWN, it.proof
         try:
             await self._store.commit(
                 [Compare(self._keys.leader, created=it.epoch)],
-                [Put(self._keys.cool + it.tier, msgpack.packb(tier.cool_until))],
+                [Put(self._keys.cool + it.tier, msgpack.packb([tier.cool_until, it.proof.value]))],
             )
         except StoreError as error:
             log.error("the pause after plan %s is known to this gateway only: %s", it.id, error)
@@ -421,7 +424,8 @@ class Controller:
             for entry in await self._store.range(self._keys.cool):
                 tier = self._tiers.get(entry.key.removeprefix(self._keys.cool))
                 if tier is not None:
-                    tier.cool_until = float(msgpack.unpackb(entry.value))
+                    until, proof = msgpack.unpackb(entry.value)
+                    tier.cool_until, tier.cooled_by = float(until), Proof(proof)
             for entry in await self._store.range(self._keys.plans):
                 self._take_up(entry.key.removeprefix(self._keys.plans), entry.value, epoch)
             self._recovered = epoch

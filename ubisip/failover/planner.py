@@ -39,6 +39,8 @@ class Standing:
     """Members that are not what the file says, a sentence each."""
     cool_until: float = 0.0
     """Seconds since the epoch."""
+    cooled_by: Proof = Proof.S
+    """Class of the plan that succeeded: one of class G holds back its like, never a promotion."""
     now: float = 0.0
     """Seconds since the epoch."""
     asked_by: str = ""
@@ -128,7 +130,8 @@ def _against_by_itself(proof: Proof, situation: Situation, standing: Standing) -
         reasons += [f"the file and the members differ: {text}" for text in standing.misfits]
     if standing.paused:
         reasons.append(f"automatic action is paused by {standing.paused}")
-    if proof is not Proof.R and standing.now < standing.cool_until:
+    held = proof is Proof.G or (proof is Proof.S and standing.cooled_by is Proof.S)
+    if held and standing.now < standing.cool_until:
         left = standing.cool_until - standing.now
         reasons.append(
             f"the last plan succeeded less than {COOL_DOWN:.0f} s ago: for {left:.0f} s more it waits for"
