@@ -180,6 +180,7 @@ def _node(row: sections.Gateway, base_dir: str) -> GatewayNode:
         listen=row.listen,
         advertise=row.advertise,
         admin=row.admin,
+        agent_check=row.agent_check,
         admin_token_file=_absolute(base_dir, row.admin_token_file),
     )
 

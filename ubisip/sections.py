@@ -107,6 +107,8 @@ class Gateway:
     """`host` or `host:port` that it writes into Record-Route. Default: the listening address."""
     admin: Annotated[Endpoint | None, From(address.parse_socket, address.SOCKET_EXAMPLE)] = None
     """Where it answers HTTP. Default: nowhere. Beyond loopback only with `admin_token_file`."""
+    agent_check: Annotated[Endpoint | None, From(address.parse_socket, address.SOCKET_EXAMPLE)] = None
+    """Where it answers HAProxy's `agent-check`: for itself and for members of the tiers. Default: nowhere."""
     admin_token_file: _File = ""
     """File with the bearer token that HTTP clients must show."""
 

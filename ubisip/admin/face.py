@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ubisip.errors import UsageError
+from ubisip.health.probes.push import Outcome
 from ubisip.platform import Switch
 
 
@@ -65,6 +66,13 @@ class GatewayFace(Protocol):
     @property
     def tiers(self) -> TiersFace | None:
         """The other tiers; None: the configuration has none."""
+
+    def push(self, tier: str, member: str, outcome: Outcome, text: str) -> None:
+        """A job of a tier of kind ``push`` has reported.
+
+        :raises UnknownTier: there is no such tier or member.
+        :raises OSError: it counts, but is not on disk.
+        """
 
     def admin_of(self, name: str) -> str:
         """The HTTP address of another gateway, as the configuration has it; empty: none."""

@@ -14,6 +14,7 @@ from ubisip.admin.access import who_asks
 from ubisip.admin.face import GatewayFace, TiersFace
 from ubisip.failover.controller import NotLeading, Refused, UnknownTier
 from ubisip.failover.coordination import StoreError
+from ubisip.health.probes.push import OUTCOMES, Outcome
 
 REQUESTS = ("failover", "failback")
 MAX_ENTRIES = 10_000
@@ -41,6 +42,7 @@ def add_routes(app: web.Application, gateway: GatewayFace, token: Callable[[], s
     app.router.add_post("/api/v1/pause", _answered(it.pause, gateway))
     app.router.add_post("/api/v1/resume", _answered(it.resume, gateway))
     app.router.add_post("/api/v1/notices/acknowledge", _answered(it.acknowledge, gateway))
+    app.router.add_post("/api/v1/push/{tier}/{member}", _answered(it.push, gateway))
     app.router.add_get("/api/v1/audit", _answered(it.audit, gateway))
 
 
@@ -66,7 +68,7 @@ def _answered(asked: Asked, gateway: GatewayFace) -> Handling:
         except StoreError as error:
             return _problem(503, f"the store does not answer: {error}")
         except OSError as error:
-            return _problem(503, f"the audit log cannot be read: {error.strerror or error}")
+            return _problem(503, f"a file cannot be used: {error.strerror or error}")
 
     return handle
 
@@ -122,11 +124,26 @@ class _Routes:
             raise UnknownTier(f"no notice {key[:200]!r} is open here")
         return {"key": key, "acknowledged_by": self._who(request)}
 
+    async def push(self, request: web.Request) -> dict[str, Any]:
+        tier, member = request.match_info["tier"], request.match_info["member"]
+        outcome, text = _reported(await request.text())
+        self._gateway.push(tier, member, outcome, text)
+        return {"tier": tier, "member": member, "outcome": outcome}
+
     async def audit(self, request: web.Request) -> dict[str, Any]:
         limit = request.query.get("limit", "100")
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MAX_ENTRIES:
             raise BadBody(f"limit must be a number from 1 to {MAX_ENTRIES}")
         return {"entries": await asyncio.to_thread(self._gateway.audit_entries, int(limit))}
+
+
+def _reported(body: str) -> tuple[Outcome, str]:
+    """``{"outcome": ..., "text": ...}``, both optional: no body is a success."""
+    value = _object(body)
+    outcome, text = value.get("outcome", "ok"), value.get("text", "")
+    if outcome not in OUTCOMES or not isinstance(text, str) or value.keys() - {"outcome", "text"}:
+        raise BadBody(f'the body must be {{"outcome": ..., "text": ...}}, the outcome one of {", ".join(OUTCOMES)}')
+    return outcome, text
 
 
 def _object(body: str) -> dict[str, Any]:

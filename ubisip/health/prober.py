@@ -16,7 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ubisip.health.machine import FAILURES, USABLE, Health, Sample, Settings, State, Transition, Verdict, advance
+from ubisip.health.machine import (
+    FAILURES,
+    USABLE,
+    Health,
+    Sample,
+    Settings,
+    State,
+    Transition,
+    Verdict,
+    advance,
+    weight,
+)
 from ubisip.health.observer import Case, Observer, Testimony, note
 from ubisip.health.probe import NO_FACTS, Finding, Probe, Target
 
@@ -132,6 +143,11 @@ class Watch:
             for key, it in self._members.items()
             if key[0] == tier
         ]
+
+    def weight(self, key: Key, now: float) -> float:
+        """Factor on the weight of a member: less while it is degraded, and for a while after a recovery."""
+        it = self._members[key]
+        return weight(it.health, it.settings, now)
 
     def abstains(self, now: float) -> str:
         """Why the observer distrusts itself: ``lag``, ``most targets fail``, or empty."""

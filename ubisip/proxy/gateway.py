@@ -13,14 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ubisip.admin.agent_check import AgentCheck, Share
 from ubisip.admin.face import UnknownDestination
-from ubisip.admin.http import Admin
+from ubisip.admin.http import WORKER_SILENCE, Admin
 from ubisip.config import Config
 from ubisip.core.snapshot import Slots
 from ubisip.core.worker import Worker
 from ubisip.errors import UsageError
-from ubisip.failover.controller import Controller
+from ubisip.failover.controller import Controller, UnknownTier
 from ubisip.health.monitor import Monitor
+from ubisip.health.probes.push import Outcome
 from ubisip.platform import Endpoint, Switch
 from ubisip.proxy.addresses import Addresses
 from ubisip.proxy.control import Control
@@ -31,6 +33,7 @@ from ubisip.proxy.sockets import open_listeners, open_stream_listeners
 from ubisip.proxy.status import status_of
 from ubisip.proxy.tiers import Tiers, same
 from ubisip.proxy.watching import Watching
+from ubisip.sections import Limits
 from ubisip.store.audit import AuditLog
 from ubisip.store.record import read_record, write_record
 from ubisip.transport.tcp import Streams
@@ -142,6 +145,10 @@ class Gateway:
             self._admin = Admin(self, node.token)
             await self._admin.start(node.gateway.admin)
             opened.push_async_callback(self._admin.stop)
+        if node.gateway.agent_check is not None:
+            agent = AgentCheck(self)
+            await agent.start(node.gateway.agent_check)
+            opened.push_async_callback(agent.stop)
         telling = asyncio.get_running_loop().create_task(self._watching.run())
         opened.callback(telling.cancel)
         opened.push_async_callback(self._stop_tiers)
@@ -314,6 +321,26 @@ class Gateway:
         """The controller of the other tiers; None: the configuration has none."""
         return None if self._tiers is None else self._tiers.controller
 
+    def push(self, tier: str, member: str, outcome: Outcome = "ok", text: str = "") -> None:
+        """A job of a tier of kind ``push`` has reported.
+
+        :raises UnknownTier: there is no such tier or member.
+        :raises OSError: it counts, but is not on disk.
+        """
+        if self._tiers is None:
+            raise UnknownTier("the configuration has no [tiers]")
+        self._tiers.push(tier, member, outcome, text)
+
+    def share(self, subject: str) -> Share | None:
+        """What HAProxy is told: of a member of a tier, or of this gateway, whose weight is the room that it has."""
+        if subject:
+            return None if self._tiers is None else self._tiers.share(subject, time.monotonic())
+        if self._state != "ready":
+            return Share("drain" if self._state == "draining" else "down", reason=self._state)
+        if self.silent_for() > WORKER_SILENCE:
+            return Share("down", reason="the worker is silent")
+        return Share("up", _room(self.statistics(), self.config.limits), ready=True)
+
     def admin_of(self, name: str) -> str:
         """The HTTP address of another gateway of the configuration; empty: it has none."""
         found = next((one.admin for one in self.config.gateways if one.name == name), None)
@@ -360,6 +387,13 @@ class Gateway:
             log.error("the audit log %s cannot be written: %s", self._audit.path, error)
 
 
+def _room(statistics: Mapping[str, Any], limits: Limits) -> int:
+    """Percent of what we may carry that is left, by what is nearest to its limit."""
+    calls = statistics["calls"] + statistics["pending"]
+    load: float = max(statistics["transactions"] / limits.transactions, calls / limits.calls)
+    return max(1, round(100 * (1 - load)))
+
+
 def _close(sockets: Sequence[socket.socket | None]) -> None:
     for one in sockets:
         if one is not None:
@@ -371,7 +405,8 @@ def _refuse_moves(old: Node, new: Node) -> None:
 
     :raises UsageError: the new configuration changes it.
     """
-    moved = [name for name in ("listen", "admin") if getattr(old.gateway, name) != getattr(new.gateway, name)]
+    names = ("listen", "admin", "agent_check")
+    moved = [name for name in names if getattr(old.gateway, name) != getattr(new.gateway, name)]
     if old.config.platform.state_dir != new.config.platform.state_dir:
         moved.append("state_dir")
     if moved:

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ubisip import plugins
+from ubisip.admin.agent_check import Share
 from ubisip.config import Config
-from ubisip.failover.action import Action, Sink
-from ubisip.failover.controller import Controller, TierSetup, Watcher
+from ubisip.failover.action import PRIMARY, Action, Sink
+from ubisip.failover.controller import Controller, TierSetup, UnknownTier, Watcher
 from ubisip.failover.coordination import Store
 from ubisip.failover.inspection import made, probe_of, targets_of
 from ubisip.failover.lease import Fingerprint, Keys, Leadership, Member, hash_of
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
 from ubisip.failover.telling import TellAction
+from ubisip.health.machine import USABLE, State
 from ubisip.health.prober import Prober, Watched
+from ubisip.health.probes.push import Outcome, PushProbe
 from ubisip.parameters import thaw
 from ubisip.sections import Parameters, Tier
 from ubisip.store.etcd import EtcdStore
@@ -61,7 +64,8 @@ class Tiers:
         state_dir = config.platform.state_dir
         self._sinks: dict[str, Sink] = {name: _sink(name, it, state_dir) for name, it in config.sinks.items()}
         self._actions = _actions(config, policies, self._sinks)
-        watched = [Watched(name, tier, targets[name], probe_of(tier)) for name, tier in config.tiers.items()]
+        self._probes = {name: probe_of(tier) for name, tier in config.tiers.items()}
+        watched = [Watched(name, tier, targets[name], self._probes[name]) for name, tier in config.tiers.items()]
         self._prober = Prober(watched, lambda _key, _transition: self._wake(), clock)
         self._store = store or store_of(config)
         keys = Keys(config.platform.name)
@@ -102,6 +106,37 @@ class Tiers:
         self._prober.start()
         works = (self._leadership.run, self.controller.share, self.controller.run, self._notices.run)
         self._tasks = [asyncio.get_running_loop().create_task(self._kept(work)) for work in works]
+
+    def push(self, tier: str, member: str, outcome: Outcome, text: str) -> None:
+        """A job has reported by itself.
+
+        :raises UnknownTier: no tier of kind ``push`` has this member.
+        :raises OSError: it counts, but is not on disk.
+        """
+        probe = self._probes.get(tier)
+        if not isinstance(probe, PushProbe) or member not in {one.name for one in self.config.tiers[tier].members}:
+            raise UnknownTier(f"no tier of kind push is {tier[:80]!r} with a member {member[:80]!r}")
+        probe.mark(member, outcome, text)
+
+    def share(self, subject: str, now: float) -> Share | None:
+        """What HAProxy is told of ``TIER/MEMBER`` or ``TIER/MEMBER/primary``; None: nothing is known of it."""
+        tier, _, rest = subject.partition("/")
+        member, _, role = rest.partition("/")
+        found = [one for one in self._prober.watch.seen(tier, now) if one.target.name == member]
+        if not found or found[0].state is State.UNKNOWN or role not in ("", PRIMARY):
+            return None
+        seen = found[0]
+        if seen.state not in USABLE:
+            return Share("down", reason=f"{seen.state.value} {seen.reason}")
+        if role and member != self._primary(tier, now):
+            return Share("down", reason="not primary")
+        return Share("up", round(100 * self._prober.watch.weight((tier, member), now)))
+
+    def _primary(self, tier: str, now: float) -> str:
+        """The member that is primary; of several that say so, that of the newest reign."""
+        found = [one for one in self._prober.watch.seen(tier, now) if one.facts.get("role") == PRIMARY]
+        found = [one for one in found if one.state in USABLE]
+        return max(found, key=lambda one: one.facts.get("reign", 0)).target.name if found else ""
 
     async def finish(self) -> None:
         """Wait until no plan runs, FINISH_LIMIT seconds at most; none begins meanwhile."""

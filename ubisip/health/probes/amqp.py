@@ -97,6 +97,8 @@ def of_amqp_error(error: Exception) -> Finding:
     match error:
         case aiormq.exceptions.AuthenticationError() | aiormq.exceptions.ProbableAuthenticationError():
             return unclear("amqp.auth", f"the broker does not let us in: {short(error)}")
+        case aiormq.exceptions.InvalidFrameError() if "Connection.Close" in str(error):
+            return unclear("amqp.rights", "the broker closes the session: no such virtual host, or no right to enter it")
         case aiormq.exceptions.ChannelAccessRefused() | aiormq.exceptions.ConnectionNotAllowed():
             return unclear("amqp.rights", f"the broker does not let us look: {short(error)}")
         case aiormq.exceptions.ChannelNotFoundEntity():
