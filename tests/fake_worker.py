@@ -71,6 +71,8 @@ class FakeSnapshot:
     draining: bool = False
     hook: bool = False
     record: bool = False
+    credentials_complete: bool = False
+    wall: float = 0.0
 
 
 def statistics() -> dict[str, Any]:
@@ -114,6 +116,7 @@ class FakeWorker:
         self.journal = b""
         self.table: list[tuple[Any, ...]] = []
         """Its bindings, as rows of ``bindings()``."""
+        self.streams_closed: list[int] = []
         self._letters: list[tuple[bytes, tuple[str, int], int, int]] = []
         self._news: list[Event] = []
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -169,6 +172,11 @@ class FakeWorker:
     def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
         self._check_mailbox()
         self.stream_failures.append((data, address))
+
+    def stream_closed(self, stream: int) -> None:
+        """A connection has ended."""
+        self._check_mailbox()
+        self.streams_closed.append(stream)
 
     def send_stream(self, data: bytes, address: tuple[str, int], listener: int = 0, stream: int = 0) -> None:
         """Let the core want to send a message over a stream."""

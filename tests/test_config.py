@@ -96,6 +96,13 @@ on_dead_primary = ["mariadb-promote", "haproxy", "dns-rfc2136", "alert"]
 sockets = ["/run/haproxy/admin.sock"]
 backend = "database"
 
+[actions.dns-rfc2136]
+server = "127.0.0.1:5353"
+zone = "ubisip.test"
+names = ["db.ubisip.test"]
+key_name = "ubisip"
+key_file = "dns.key"
+
 [sinks.alert]
 alertmanagers = ["http://127.0.0.1:9093"]
 """  # noqa: E501
@@ -169,6 +176,7 @@ def test_other_sections(everything: Config) -> None:
     assert [member.name for member in tier.members] == ["db-pa2-1", "db-pa5-1"]
     assert tier.on["dead_primary"] == ("mariadb-promote", "haproxy", "dns-rfc2136", "alert")
     assert everything.actions["haproxy"]["sockets"] == ("/run/haproxy/admin.sock",)
+    assert everything.actions["dns-rfc2136"]["key_file"] == "/etc/ubisip/dns.key"
     assert everything.sinks["alert"] == {"alertmanagers": ("http://127.0.0.1:9093",)}
 
 
@@ -205,13 +213,16 @@ def test_the_design_defaults_are_the_ones_written_in_the_design_file(everything:
         ("sip:127.0.0.2;transport=TCP", "tcp:127.0.0.2:5060"),
         ("sip:127.0.0.2;lr;transport=tls", "tls:127.0.0.2:5061"),
         ("sip:127.0.0.2:5070;transport=tls;lr", "tls:127.0.0.2:5070"),
+        ("sips:127.0.0.2", "tls:127.0.0.2:5061"),
+        ("sips:127.0.0.2:5070;transport=tcp;lr", "tls:127.0.0.2:5070"),
         ("sip:[2001:DB8:0::1]", "udp:[2001:db8::1]:5060"),
         ("sip:[::1]:5071;transport=udp", "udp:[::1]:5071"),
     ],
 )
 def test_where_a_uri_leads(uri: str, endpoint: str) -> None:
     listen = '["udp:127.0.0.1:5060", "tcp:127.0.0.1:5060", "tls:127.0.0.1:5061", "udp:[::1]:5060"]'
-    (server,) = Config.parse(small(uri=f'"{uri}"', listen=listen)).servers
+    tls = '[tls]\ncertificate = "sip.pem"\n'
+    (server,) = Config.parse(small(uri=f'"{uri}"', listen=listen, more=tls)).servers
     assert str(server.endpoint) == endpoint
     assert server.uri == uri
     assert server.sources == (Source(ip_network(server.endpoint.host)),)

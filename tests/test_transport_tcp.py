@@ -98,15 +98,29 @@ async def test_a_response_goes_back_over_its_connection(platform: Platform) -> N
 
 
 @both_loops
-async def test_a_response_whose_connection_is_gone_is_dropped(platform: Platform) -> None:
+async def test_what_is_meant_for_a_connection_that_is_gone_goes_over_no_other(platform: Platform) -> None:
     address, peers = await platform.serve()
     platform.streams.send([(response(), address, 1, 77), (request(), address, 1, 77)])
-    peer = await peers.get()
-    await peer.gets(request())
-    platform.streams.send([(response(2), address, 1, 77), (request(3), address, 1, 77)])
-    await peer.gets(request(3))
-    assert platform.counter("responses_without_connection") == 2
-    assert peers.empty() and platform.core.failed == []
+    assert platform.core.failed == [(request(), address)]
+    assert platform.counter("responses_without_connection") == 1
+    platform.streams.send([(request(2), address, 1, 0)])
+    await (await peers.get()).gets(request(2))
+    platform.streams.send([(request(3), address, 1, 77)])
+    assert platform.core.failed[1:] == [(request(3), address)] and peers.empty()
+
+
+@both_loops
+async def test_the_core_is_told_of_every_connection_that_ends(platform: Platform) -> None:
+    peer = await platform.connect()
+    peer.send(request())
+    await until(lambda: platform.core.received)
+    platform.core.full = True
+    peer.close()
+    await until(lambda: platform.now("accepted") == 0)
+    assert platform.core.closed == [] and platform.counter("mailbox_full") == 1
+    platform.core.full = False
+    platform.streams.sweep(0)
+    assert platform.core.closed == [platform.core.received[0][1]]
 
 
 @both_loops

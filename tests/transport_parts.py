@@ -39,6 +39,7 @@ class FakeCore:
     def __init__(self) -> None:
         self.received: list[tuple[bytes, int, tuple[str, int], int]] = []
         self.failed: list[tuple[bytes, tuple[str, int]]] = []
+        self.closed: list[int] = []
         self.full = False
 
     def receive_stream(self, data: bytes, stream: int, peer: tuple[str, int], listener: int) -> None:
@@ -50,6 +51,11 @@ class FakeCore:
         if self.full:
             raise BufferError
         self.failed.append((data, address))
+
+    def stream_closed(self, stream: int) -> None:
+        if self.full:
+            raise BufferError
+        self.closed.append(stream)
 
     @property
     def messages(self) -> list[bytes]:
@@ -91,8 +97,8 @@ class Peer:
 class Platform:
     """Streams under test and the peers around them."""
 
-    def __init__(self, listen: Sequence[Endpoint], sockets: dict[int, socket.socket]) -> None:
-        self.streams, self.core = Streams(listen, sockets), FakeCore()
+    def __init__(self, listen: Sequence[Endpoint], sockets: dict[int, socket.socket], **more: Any) -> None:
+        self.streams, self.core = Streams(listen, sockets, **more), FakeCore()
         self.addresses = [sockets[number].getsockname()[:2] for number in sorted(sockets)]
         self.open = contextlib.AsyncExitStack()
 
@@ -108,18 +114,18 @@ class Platform:
         """Connections open, by who opened them."""
         return self.streams.statistics()["connections"][side]
 
-    async def connect(self, listener: int = 0, local: tuple[str, int] | None = None) -> Peer:
+    async def connect(self, listener: int = 0, local: tuple[str, int] | None = None, **tls: Any) -> Peer:
         """A connection to the listener, accepted or refused by now."""
         before = self.streams.counters.total()
-        peer = Peer(*await asyncio.open_connection(*self.addresses[listener], local_addr=local))
+        peer = Peer(*await asyncio.open_connection(*self.addresses[listener], local_addr=local, **tls))
         self.open.callback(peer.close)
         await until(lambda: self.streams.counters.total() > before)
         return peer
 
-    async def serve(self, host: str = OTHER_HOST) -> tuple[tuple[str, int], asyncio.Queue[Peer]]:
+    async def serve(self, host: str = OTHER_HOST, **tls: Any) -> tuple[tuple[str, int], asyncio.Queue[Peer]]:
         """A destination: its address, and the connections that come."""
         peers: asyncio.Queue[Peer] = asyncio.Queue()
-        server = await asyncio.start_server(lambda *ends: peers.put_nowait(Peer(*ends)), host, 0)
+        server = await asyncio.start_server(lambda *ends: peers.put_nowait(Peer(*ends)), host, 0, **tls)
         self.open.callback(server.close)
         address: tuple[str, int] = server.sockets[0].getsockname()[:2]
         return address, peers
@@ -131,11 +137,12 @@ class Platform:
 
 
 @contextlib.asynccontextmanager
-async def platform_on(*hosts: str) -> AsyncIterator[Platform]:
-    """Streams with a listener on each host, after one that is none of theirs."""
-    listen = [Endpoint("udp", hosts[0], 5060), *(Endpoint("tcp", host, 0) for host in hosts)]
+async def platform_on(*hosts: str, transports: Sequence[str] = ("tcp",), **more: Any) -> AsyncIterator[Platform]:
+    """Streams with a listener of each transport on each host, after one that is none of theirs."""
+    streams = [Endpoint(transport, host, 0) for transport in transports for host in hosts]
+    listen = [Endpoint("udp", hosts[0], 5060), *streams]
     sockets = open_stream_listeners(listen)
-    platform = Platform(listen, sockets)
+    platform = Platform(listen, sockets, **more)
     try:
         await platform.streams.start(platform.core)
         yield platform

@@ -16,6 +16,7 @@ URI_EXAMPLE = 'a SIP URI such as "sip:127.0.0.1:5071"'
 LISTEN_EXAMPLE = 'a listening address such as "udp:127.0.0.1:5060"'
 SOCKET_EXAMPLE = 'an address and port such as "127.0.0.1:8080"'
 SOURCE_EXAMPLE = 'an address, address:port or network such as "192.0.2.1", "192.0.2.1:5060" or "192.0.2.0/28"'
+MEMBER_EXAMPLE = 'a host and port such as "127.0.0.1:3306" or "db1.example.net:3306"'
 ADVERTISE_EXAMPLE = 'a host or host:port such as "sip.pa2.example.net"'
 
 LISTEN_TRANSPORTS = ("udp", "tcp", "tls", "ws", "wss")
@@ -58,14 +59,17 @@ def is_host_name(host: str) -> bool:
 
 
 def parse_uri(text: str) -> SipUri:
-    """A peer's URI: host name or address, port, ``;transport=`` udp, tcp or tls, ``;lr`` (RFC 3261 section 19.1)."""
+    """A peer's URI: host name or address, port, ``;transport=`` udp, tcp or tls, ``;lr`` (RFC 3261 section 19.1).
+
+    ``sips`` is TLS, whether ``;transport=`` says so, says tcp, or is not there.
+    """
     scheme, colon, rest = text.partition(":")
-    if not colon or scheme.lower() != "sip":
+    if not colon or scheme.lower() not in ("sip", "sips"):
         raise ValueError(URI_EXAMPLE)
     if "@" in rest or "?" in rest:
         raise ValueError(f"{URI_EXAMPLE}, without user and headers")
     where, *parameters = rest.split(";")
-    transport = _transport(parameters)
+    transport = _transport(parameters, secure=scheme.lower() == "sips")
     host, port = _host_port(where, URI_EXAMPLE)
     address = as_address(host)
     if address is not None and (address.is_unspecified or address.is_multicast):
@@ -73,11 +77,13 @@ def parse_uri(text: str) -> SipUri:
     return SipUri(text, Endpoint(transport, host, PEER_PORTS[transport] if port is None else port))
 
 
-def _transport(parameters: list[str]) -> str:
-    transport = "udp"
+def _transport(parameters: list[str], secure: bool) -> str:
+    transport = "tls" if secure else "udp"
     for parameter in parameters:
         name, _, value = parameter.lower().partition("=")
-        if name == "transport" and value in PEER_PORTS:
+        if name == "transport" and secure and value in ("tcp", "tls"):
+            continue
+        if name == "transport" and not secure and value in PEER_PORTS:
             transport = value
         elif parameter.lower() != "lr":
             raise ValueError(f"{URI_EXAMPLE}, with no parameter but transport=udp, tcp or tls")
@@ -102,6 +108,17 @@ def _socket(text: str, expected: str) -> tuple[str, int]:
     if port is None or as_address(host) is None:
         raise ValueError(f"{expected}, an IP address and a port")
     return host, port
+
+
+def split_address(text: str, default: int | None = None) -> tuple[str, int]:
+    """Host (name, or address without brackets) and port of a member; *default* is the port of its protocol, if any.
+
+    :raises ValueError: the text says what was expected.
+    """
+    host, port = _host_port(text, MEMBER_EXAMPLE)
+    if port is None and default is None:
+        raise ValueError(f"{MEMBER_EXAMPLE}, with its port")
+    return host, port or default or 0
 
 
 def parse_source(text: str) -> Source:

@@ -13,6 +13,7 @@ from ubisip.address import as_address
 from ubisip.platform import Endpoint, Source
 from ubisip.schema import Report, listed, nearest, path_text
 from ubisip.sections import Agents, Gateway, Member, PeerTable, Sections
+from ubisip.tiercheck import check_tiers
 from ubisip.toml_lines import Path
 
 
@@ -26,8 +27,10 @@ def check(file: Sections, report: Report) -> None:
     _check_peers(file, report)
     _check_sources(file, report)
     _check_weights(file, report)
+    _check_tls(file, report)
     if file.agents is not None:
         _check_agents(file, file.agents, report)
+    check_tiers(file, report)
 
 
 def sources_of(peer: PeerTable) -> tuple[Source, ...]:
@@ -202,6 +205,15 @@ def _check_weights(file: Sections, report: Report) -> None:
     for side, rows in (("carriers", file.carriers), ("servers", file.servers)):
         if rows and not report.broken(side) and not any(row.weight for row in rows):
             report.add((side, 0, "weight"), f"a weight above 0 on one of the {side} at least: none could be chosen", 0)
+
+
+def _check_tls(file: Sections, report: Report) -> None:
+    """Certificates are there where a listener needs them, and clients' are verified by somebody."""
+    for path, endpoint in _listeners(file, report):
+        if endpoint.transport in ("tls", "wss") and file.tls is None and not report.broken("tls"):
+            report.add(path, "a section [tls] with the certificate to show", str(endpoint))
+    if file.tls is not None and file.tls.client_certificates == "required" and not file.tls.client_ca:
+        report.add(("tls", "client_ca"), "the authorities to verify clients by, as client_certificates is required")
 
 
 def _check_agents(file: Sections, agents: Agents, report: Report) -> None:

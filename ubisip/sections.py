@@ -20,6 +20,7 @@ Name = Annotated[
     str,
     Matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name of at most 64 letters, digits, dots, dashes and underscores"),
 ]
+_HostName = Annotated[str, Matching(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}", "a host name")]
 _Text = Matching(r"[^\x00-\x1f\x7f]+", "a string that is not empty")
 _RequiredName = Annotated[Name, REQUIRED]
 _RequiredText = Annotated[str, _Text, REQUIRED]
@@ -65,7 +66,8 @@ class PeerTable:
     site: _RequiredName = ""
     """The data centre it stands in or is linked to."""
     uri: Annotated[SipUri, From(address.parse_uri, address.URI_EXAMPLE), REQUIRED] = address.NO_URI
-    """Where its requests go: host name or address, port (5060; tls 5061), `;transport=` udp (default), tcp or tls."""
+    """Where its requests go: host name or address, port (5060; tls 5061), `;transport=` udp (default), tcp or tls;
+    `sips:` is tls."""
     sources: Annotated[tuple[Annotated[Source, _SOURCE], ...], AT_LEAST_ONE] = ()
     """Who may send as this peer: address, address:port or network. Default: the URI's host, which then must be an
     address. Where two peers claim the same, address:port comes before address and network."""
@@ -104,9 +106,12 @@ class Gateway:
     listen: Annotated[tuple[Annotated[Endpoint, _LISTEN], ...], AT_LEAST_ONE, REQUIRED] = ()
     """Where it hears SIP: `udp:` `tcp:` `tls:` `ws:` `wss:`, address, port. One in each network that it joins."""
     advertise: Annotated[str, From(address.parse_advertise, address.ADVERTISE_EXAMPLE)] = ""
-    """`host` or `host:port` that it writes into Record-Route. Default: the listening address."""
+    """`host` or `host:port` that it writes into Record-Route; the port is that of udp and tcp. Default: the listening
+    address."""
     admin: Annotated[Endpoint | None, From(address.parse_socket, address.SOCKET_EXAMPLE)] = None
     """Where it answers HTTP. Default: nowhere. Beyond loopback only with `admin_token_file`."""
+    agent_check: Annotated[Endpoint | None, From(address.parse_socket, address.SOCKET_EXAMPLE)] = None
+    """Where it answers HAProxy's `agent-check`: for itself and for members of the tiers. Default: nowhere."""
     admin_token_file: _File = ""
     """File with the bearer token that HTTP clients must show."""
 
@@ -182,6 +187,36 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class HostCertificate:
+    """The certificate for one host name."""
+
+    certificate: Annotated[_File, REQUIRED] = ""
+    """PEM file of the certificate and those between it and the root, its own first."""
+    key: _File = ""
+    """PEM file of its private key. Default: it is in the same file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates; needed by `tls:` and `wss:` listeners. Renewed files are taken into use by themselves."""
+
+    certificate: Annotated[_File, REQUIRED] = ""
+    """PEM file of the certificate that is shown where no other fits, and those between it and the root, its own
+    first."""
+    key: _File = ""
+    """PEM file of its private key. Default: it is in the same file."""
+    hosts: Mapping[_HostName, HostCertificate] = field(default_factory=_nothing)
+    """Other certificates, by the host name that a client asks for (SNI)."""
+    client_ca: _File = ""
+    """PEM file of the authorities whose certificates clients may show. Default: they are not asked for any."""
+    client_certificates: Literal["optional", "required"] = "optional"
+    """With `client_ca`: whether clients that show none are refused. One that does not hold always is."""
+    server_ca: _File = ""
+    """PEM file of the authorities that must have signed the certificates of servers we connect to. Default: those of
+    the system."""
+
+
+@dataclass(frozen=True, slots=True)
 class Agents:
     """Present: the gateways are registrars."""
 
@@ -241,6 +276,10 @@ class Member:
     """Where the probe reaches it, such as `127.0.0.1:3311`."""
 
 
+Parameters = Mapping[str, Any]
+"""Free parameters: tables are read-only mappings, arrays are tuples."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """Another tier that is watched and repaired: databases, web servers and the like."""
@@ -255,12 +294,25 @@ class Tier:
     """File with the password for `user`."""
     members: Annotated[tuple[Member, ...], AT_LEAST_ONE, REQUIRED, _MEMBERS] = ()
     """Its machines: `{ name, site, address }` each; `name` is unique within the tier."""
+    interval: Annotated[float, Between(0.05, 86_400)] = 0.5
+    """Seconds between probes of a member while all is well."""
+    fast_interval: Annotated[float, Between(0.05, 86_400)] = 0.2
+    """Seconds between probes while a member's state changes: then all of the tier are asked."""
+    down_interval: Annotated[float, Between(0.05, 86_400)] = 1.0
+    """Seconds between probes of a member that is down."""
+    timeout: Annotated[float, Between(0.05, 300)] = 0.5
+    """Seconds a probe waits for its answer."""
+    fall: Annotated[int, Between(1, 100)] = 2
+    """Failures in a row that take a member down."""
+    rise: Annotated[int, Between(1, 100)] = 3
+    """Successes in a row that bring it up."""
+    slow_start: Annotated[float, Between(0, 3_600)] = 10.0
+    """Seconds over which a member's weight grows back after a recovery; 0: at once."""
+    parameters: Parameters = field(default_factory=_nothing)
+    """What the probe of its kind wants to know besides, such as the path of an HTTP request."""
     on: Annotated[Mapping[Name, tuple[Name, ...]], Prefixed("on_")] = field(default_factory=_nothing)
-    """Actions to take upon EVENT, in this order, such as `on_dead_primary`."""
-
-
-Parameters = Mapping[str, Any]
-"""Free parameters: tables are read-only mappings, arrays are tuples."""
+    """Actions and sinks to take upon EVENT, in this order: a verdict, as in `on_dead_primary`, or an operator's wish,
+    `on_switchover` and `on_failback`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +329,11 @@ class Sections:
     routing: Routing = Routing()
     health: Health = Health()
     limits: Limits = Limits()
+    tls: Tls | None = None
     agents: Agents | None = None
     store: Store = Store()
     tiers: Mapping[Name, Tier] = field(default_factory=_nothing)
     actions: Mapping[Name, Parameters] = field(default_factory=_nothing)
-    """Parameters of an action, by its name."""
+    """Parameters of an action, by its name in the rules; `type` names the action where the two differ."""
     sinks: Mapping[Name, Parameters] = field(default_factory=_nothing)
-    """Parameters of an event sink, by its name."""
+    """Parameters of a sink of notices, by its name; `type` names the sink where the two differ."""

@@ -6,28 +6,38 @@ Exit codes, of every command: 0 done; 1 it could not be done; 2 the command line
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import asyncio
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ubisip import keys
-from ubisip.admin.access import read_token
-from ubisip.admin.client import AdminClient, AdminRefused, AdminUnreachable
+from ubisip.admin import agent_commands, tier_commands
+from ubisip.admin.asking import (
+    CODES,
+    FAILED,
+    MISTAKES,
+    Admin,
+    AsJson,
+    ConfigFile,
+    NodeName,
+    TokenFile,
+    asked,
+    client_of,
+    fail,
+    load,
+    say,
+)
 from ubisip.admin.tables import configuration_view, platform_view
+from ubisip.admin.tier_tables import inspection_view
 from ubisip.config import Config
-from ubisip.errors import ConfigError, UsageError
-from ubisip.platform import GatewayNode, Switch
+from ubisip.errors import UsageError
+from ubisip.failover.inspection import inspect
+from ubisip.parameters import thaw
+from ubisip.platform import Switch
 from ubisip.version import VERSION
-
-FAILED = 1
-MISTAKES = 2
-DEFAULT_ADMIN = "http://127.0.0.1:8080"
 
 app = typer.Typer(
     name="ubisip",
@@ -38,32 +48,53 @@ app = typer.Typer(
     help="SIP load balancing and failover: check a configuration, make keys, see and steer a running gateway.",
 )
 
-CODES = "\n\nExit codes: 0 done, 1 it could not be done, 2 mistakes in the command line or the configuration."
-
-AsJson = Annotated[bool, typer.Option("--json", help="Answer as one JSON object.")]
-Admin = Annotated[
-    str, typer.Option(help=f"The gateway's HTTP address, such as {DEFAULT_ADMIN} (the default).", envvar="UBISIP_ADMIN")
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Configuration file to take the address from.")]
-NodeName = Annotated[str, typer.Option("--node", help="Gateway of that file; needed when it has several.")]
-TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token.", envvar="UBISIP_TOKEN_FILE")]
-
 
 @app.command(
     short_help="Name every mistake of a configuration file.",
-    help="Check a configuration file and name every mistake with its line." + CODES,
+    help="Check a configuration file and name every mistake with its line. With --live each member of the other tiers"
+    " is asked once: who is not what the file says, or lacks a right, is a mistake; who does not answer could not be"
+    " checked." + CODES,
     epilog="Example: ubisip check platform.toml --node pa2-gw1",
 )
 def check(
     file: Annotated[Path, typer.Argument(help="The configuration file.")],
     node: Annotated[str, typer.Option(help="A gateway that must be in it.")] = "",
+    live: Annotated[bool, typer.Option("--live", help="Ask the members of the other tiers as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    config = _load(file, node, as_json)
+    config = load(file, node, as_json)
+    members = _inspected(config, as_json) if live else []
     if as_json:
-        _say({"file": str(file), "mistakes": [], "configuration": config.digest})
+        answer = {"file": str(file), "mistakes": [], "configuration": config.digest}
+        say(answer | ({"members": members} if live else {}))
     else:
         Console().print(configuration_view(config))
+        if live:
+            Console().print(inspection_view(members))
+    if any(row["misfits"] for row in members):
+        raise typer.Exit(MISTAKES)
+    if any(row["answer"] == "fail" for row in members):
+        raise typer.Exit(FAILED)
+
+
+def _inspected(config: Config, as_json: bool) -> list[dict[str, Any]]:
+    try:
+        found = asyncio.run(inspect(config))
+    except UsageError as error:
+        fail([str(error)], MISTAKES, as_json)
+    return [
+        {
+            "tier": it.target.tier,
+            "member": it.target.name,
+            "site": it.target.site,
+            "address": it.target.address,
+            "answer": it.finding.sample.verdict.value,
+            "reason": it.finding.sample.reason,
+            "misfits": list(it.misfits),
+            "facts": thaw(it.finding.facts),
+        }
+        for it in found
+    ]
 
 
 @app.command(
@@ -81,9 +112,9 @@ def key(
         keys.add(file) if add else keys.create(file)
         number = len(keys.load_keys(file))
     except (OSError, UsageError) as error:
-        _fail([str(error)], FAILED, as_json)
+        fail([str(error)], FAILED, as_json)
     if as_json:
-        _say({"file": str(file), "keys": number})
+        say({"file": str(file), "keys": number})
     else:
         print(f"{file}: {number} key{'s' if number > 1 else ''}, mode 0600; the newest signs, all verify")
 
@@ -100,9 +131,9 @@ def status(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    answer = _asked(_client(admin, config, node, token_file, as_json).platform, as_json)
+    answer = asked(client_of(admin, config, node, token_file, as_json).platform, as_json)
     if as_json:
-        _say(answer)
+        say(answer)
     else:
         Console().print(platform_view(answer))
 
@@ -122,10 +153,10 @@ def switch(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    client = _client(admin, config, node, token_file, as_json)
-    row = _asked(lambda: client.switch(name, state.value), as_json)
+    client = client_of(admin, config, node, token_file, as_json)
+    row = asked(lambda: client.switch(name, state.value), as_json)
     if as_json:
-        _say(row)
+        say(row)
     else:
         print(f"{row['name']} is set to {row['switch']} (health: {row['state']}, calls now: {row['calls']})")
 
@@ -142,11 +173,15 @@ def reload(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    answer = _asked(_client(admin, config, node, token_file, as_json).reload, as_json)
+    answer = asked(client_of(admin, config, node, token_file, as_json).reload, as_json)
     if as_json:
-        _say(answer)
+        say(answer)
     else:
         print(f"reloaded, configuration {answer['configuration']} is in force")
+
+
+agent_commands.add_to(app)
+tier_commands.add_to(app)
 
 
 def _version(wanted: bool) -> None:
@@ -160,73 +195,6 @@ def common(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:
     """Options of the command itself."""
-
-
-def _load(file: Path, node: str, as_json: bool) -> Config:
-    """The configuration, with the gateway *node* in it; ends the command where it has mistakes."""
-    try:
-        config = Config.load(file)
-        if node:
-            config.gateway(node)
-    except ConfigError as error:
-        if as_json:
-            _say({"file": str(file), "mistakes": [asdict(mistake) for mistake in error.mistakes]})
-            raise typer.Exit(MISTAKES) from None
-        _fail(str(error).splitlines(), MISTAKES, as_json)
-    except UsageError as error:
-        _fail([str(error)], MISTAKES, as_json)
-    return config
-
-
-def _client(admin: str, config: Path | None, node: str, token_file: Path | None, as_json: bool) -> AdminClient:
-    """Who to ask: the address as given, or that of a gateway of the configuration file, with its token."""
-    token = str(token_file or "")
-    if config is not None and not admin:
-        gateway = _gateway(_load(config, node, as_json), node, as_json)
-        admin, token = _url(gateway, as_json), token or gateway.admin_token_file
-    try:
-        return AdminClient(admin or DEFAULT_ADMIN, read_token(token) if token else "")
-    except (OSError, ValueError) as error:
-        _fail([str(error)], MISTAKES, as_json)
-
-
-def _gateway(config: Config, node: str, as_json: bool) -> GatewayNode:
-    if not node and len(config.gateways) > 1:
-        names = ", ".join(gateway.name for gateway in config.gateways)
-        _fail([f"{config.path} has several gateways, say which with --node: {names}"], MISTAKES, as_json)
-    return config.gateway(node) if node else config.gateways[0]
-
-
-def _url(gateway: GatewayNode, as_json: bool) -> str:
-    if gateway.admin is None:
-        _fail([f"{gateway.name} has no `admin` address in the configuration"], MISTAKES, as_json)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(gateway.admin.host, gateway.admin.host)
-    return f"http://[{host}]:{gateway.admin.port}" if ":" in host else f"http://{host}:{gateway.admin.port}"
-
-
-def _asked(question: Callable[[], dict[str, Any]], as_json: bool) -> dict[str, Any]:
-    """The gateway's answer; ends the command when there is none, or when it is no."""
-    try:
-        return question()
-    except AdminUnreachable as error:
-        _fail([str(error)], FAILED, as_json)
-    except AdminRefused as error:
-        details = error.answer.get("mistakes") or [str(error)]
-        _fail([str(detail) for detail in details], MISTAKES if error.status in (400, 404, 409) else FAILED, as_json)
-
-
-def _say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer, indent=2, ensure_ascii=False))
-
-
-def _fail(lines: list[str], code: int, as_json: bool) -> NoReturn:
-    """Say why on standard error (as JSON on standard output) and end with *code*."""
-    if as_json:
-        _say({"mistakes" if code == MISTAKES else "errors": lines})
-    else:
-        for line in lines:
-            print(line, file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -7,7 +7,18 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ubisip.errors import UsageError
+from ubisip.health.probes.push import Outcome
 from ubisip.platform import Switch
+
+NODE_HEADER = "Ubisip-Node"
+"""Names the gateway that answers, to another one that asks."""
+
+
+class NoRegistrar(UsageError):
+    """The gateway's configuration has no section [agents]."""
+
+    def __init__(self) -> None:
+        super().__init__("this gateway is no registrar: its configuration has no [agents]")
 
 
 class UnknownDestination(UsageError):
@@ -18,8 +29,23 @@ class UnknownDestination(UsageError):
         self.names = names
 
 
+class TiersFace(Protocol):
+    """The other tiers as the admin side sees them: see ubisip.failover.controller.Controller."""
+
+    def describe(self) -> dict[str, Any]: ...
+    def explain(self, name: str, request: str, wanted: str, who: str) -> dict[str, Any]: ...
+    async def order(self, name: str, request: str, wanted: str, who: str) -> dict[str, Any]: ...
+    async def pause(self, who: str) -> None: ...
+    async def resume(self, who: str) -> None: ...
+    def acknowledge(self, key: str, who: str) -> bool: ...
+
+
 class GatewayFace(Protocol):
     """A gateway as its admin side sees it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
 
     def silent_for(self) -> float:
         """Seconds since the worker's last turn."""
@@ -36,7 +62,21 @@ class GatewayFace(Protocol):
     def own_statistics(self) -> Mapping[str, Mapping[str, int]]:
         """Counters of the control thread: ``hook_failures``, ``hook_answers``, ``events_lost``, ``control_errors``.
 
-        Where there are stream listeners, also ``connections`` (open now, by side) and ``streams`` (by event).
+        Where there are stream listeners, also ``connections`` (open now, by side) and ``streams`` (by event); where
+        there is a registrar, ``credentials`` (by result), ``bindings_kept`` (octets on disk, errors), ``agents``
+        (counted once a minute) and ``in_step`` (bindings that a server has, by its name).
+        """
+
+    async def agents(self, aor: str, after: int, limit: int, only_here: bool) -> dict[str, Any]:
+        """Bindings after number *after*: some *limit* of them, of *aor* unless it is empty; see docs/agents.md.
+
+        :raises NoRegistrar: there are none.
+        """
+
+    def agent_marks(self) -> bytes | None:
+        """What stands for each phone that is reached from here, for other sites; None: not counted yet.
+
+        :raises NoRegistrar: there are none.
         """
 
     def switch(self, name: str, state: Switch, who: str) -> None:
@@ -49,4 +89,24 @@ class GatewayFace(Protocol):
         """Take the configuration file again, all of it or nothing; returns its digest.
 
         :raises UsageError: it has mistakes, one a line of the error's text; the old one stays in force.
+        """
+
+    @property
+    def tiers(self) -> TiersFace | None:
+        """The other tiers; None: the configuration has none."""
+
+    def push(self, tier: str, member: str, outcome: Outcome, text: str) -> None:
+        """A job of a tier of kind ``push`` has reported.
+
+        :raises UnknownTier: there is no such tier or member.
+        :raises OSError: it counts, but is not on disk.
+        """
+
+    def admin_of(self, name: str) -> str:
+        """The HTTP address of another gateway, as the configuration has it; empty: none."""
+
+    def audit_entries(self, limit: int) -> list[dict[str, Any]]:
+        """The newest *limit* entries of the audit log; may take a while.
+
+        :raises OSError: the log cannot be read.
         """

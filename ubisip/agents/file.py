@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import os
 import tomllib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, TypeVar
 
-from ubisip.agents.secret import Digests, Secret, digests_of, merged, read_ha1, secret_of_ha1s
+from ubisip.agents.secret import Digests, Secret, digests_of, read_ha1, secret_of_ha1s
 from ubisip.agents.source import Change, Listing, Options
 
 MAX_FILE = 64 * 1024 * 1024
@@ -19,6 +20,8 @@ SLICE = 250
 """Users between two turns of the loop: some 2 ms."""
 _T = TypeVar("_T")
 _Key = tuple[str, str]
+_Digests = tuple[bytes, ...]
+"""What :class:`Digests` holds; a plain tuple, which the garbage collector need not visit in each of its passes."""
 _Row = tuple[str, str, Secret]
 """Name, realm, secret."""
 
@@ -30,7 +33,7 @@ class FileSource:
         self.mistakes: list[str] = []
         self._path = options.url.path
         self._realm = options.realm
-        self._users: dict[_Key, Digests] = {}
+        self._users: dict[_Key, _Digests] = {}
         self._read: tuple[int, ...] = ()
         self._seen: tuple[int, ...] = ()
 
@@ -55,8 +58,7 @@ class FileSource:
         users, mistakes = await self._users_of_file()
         if self._users and not users:
             raise ValueError(f"{self._path} has no users any more")
-        changes = [Change(*key, digests) for key, digests in users.items() if self._users.get(key) != digests]
-        changes += [Change(*key, None) for key in self._users if key not in users]
+        changes = [change async for change in _paced(_differences(self._users, users)) if change is not None]
         self._users, self._read, self.mistakes = users, now, mistakes
         return changes
 
@@ -68,20 +70,21 @@ class FileSource:
     async def close(self) -> None:
         """There is nothing to end."""
 
-    async def _users_of_file(self) -> tuple[dict[_Key, Digests], list[str]]:
+    async def _users_of_file(self) -> tuple[dict[_Key, _Digests], list[str]]:
         text = await asyncio.to_thread(_text, self._path)
         is_toml = self._path.endswith(".toml")
         rows = _toml_rows(_toml_users(text), self._realm) if is_toml else _csv_rows(text, self._realm)
-        secrets: dict[_Key, Secret] = {}
+        users: dict[_Key, _Digests] = {}
         mistakes: list[str] = []
         async for row in _paced(rows):
             if isinstance(row, str):
                 mistakes.append(f"{self._path}: {row}")
                 continue
             name, realm, secret = row
-            before = secrets.get((name, realm))
-            secrets[name, realm] = secret if before is None else merged(before, secret)
-        return {key: digests async for key, digests in _paced(_digests(secrets))}, mistakes
+            digests = tuple(digests_of(secret, name, realm))
+            before = users.get((name, realm), digests)
+            users[name, realm] = tuple(new or old for new, old in zip(digests, before, strict=True))
+        return users, mistakes
 
 
 async def _paced(items: Iterator[_T]) -> AsyncIterator[_T]:
@@ -92,9 +95,12 @@ async def _paced(items: Iterator[_T]) -> AsyncIterator[_T]:
             await asyncio.sleep(0)
 
 
-def _digests(secrets: Mapping[_Key, Secret]) -> Iterator[tuple[_Key, Digests]]:
-    for key, secret in secrets.items():
-        yield key, digests_of(secret, *key)
+def _differences(before: Mapping[_Key, _Digests], after: Mapping[_Key, _Digests]) -> Iterator[Change | None]:
+    """What changed; None for each user who did not."""
+    for key, digests in after.items():
+        yield Change(*key, Digests(*digests)) if before.get(key) != digests else None
+    for key in before:
+        yield Change(*key, None) if key not in after else None
 
 
 def _signature(path: str) -> tuple[int, ...]:
@@ -116,7 +122,7 @@ def _text(path: str) -> str:
 
 def _csv_rows(text: str, realm: str) -> Iterator[_Row | str]:
     """The users of ``name;password`` and ``name;realm;ha1`` lines; a text: what is wrong with a line."""
-    reader = csv.reader(text.splitlines(), delimiter=";")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";")
     while True:
         try:
             fields = next(reader)

@@ -56,6 +56,8 @@ class Engine:
         """The datagrams to send, in order; empties the outbox."""
     def transport_error(self, data: bytes, address: tuple[str, int], now: float) -> None:
         """An ICMP error came back for a datagram that began with *data* and went to *address*."""
+    def stream_closed(self, stream: int, now: float) -> None:
+        """Connection number *stream* has ended: nothing can be sent over it any more."""
     def swap(self, snapshot: Snapshot, now: float) -> None:
         """Use *snapshot* from now on."""
     def set_keys(self, keys: Sequence[bytes]) -> None: ...

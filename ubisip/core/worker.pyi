@@ -59,6 +59,11 @@ class Worker:
 
         :raises ValueError: one is none of ours.
         """
+    def stream_closed(self, stream: int) -> None:
+        """Connection number *stream* has ended: nothing can be sent over it any more.
+
+        :raises BufferError: the mailbox is full.
+        """
     def successes(self) -> dict[int, int]:
         """By slot, the attempts that brought any response other than a 503: for the control loop."""
     def statistics(self) -> dict[str, Any]:

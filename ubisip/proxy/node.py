@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,11 +17,10 @@ from ubisip.config import Config
 from ubisip.errors import ConfigError, Mistake, UsageError
 from ubisip.health.observer import Group
 from ubisip.platform import GatewayNode, Peer
+from ubisip.transport.tcp import SECURE
+from ubisip.transport.tls import CertificateError, Certificates
 
 log = logging.getLogger(__name__)
-
-SERVED = ("udp", "tcp")
-"""Transports of this version; tls, ws and wss are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,8 @@ class Node:
     """Carriers and servers by name, in the order of the file."""
     keys: tuple[bytes, ...] = field(repr=False)
     """The key ring: the first signs, all verify."""
+    certificates: Certificates | None = field(repr=False)
+    """What TLS is spoken with; None: no listener of this gateway speaks it."""
     token: str = field(repr=False)
     """Bearer token of the admin side; empty: this machine only."""
 
@@ -50,40 +51,29 @@ class Node:
 def node_of(config: Config, name: str) -> Node:
     """What the gateway *name* runs by under *config*.
 
-    :raises ConfigError: this version does not serve a transport that the configuration wants.
+    :raises ConfigError: a certificate, key or CA file cannot be used.
     :raises UsageError: there is no such gateway, or its key ring or token cannot be read.
     """
     gateway = config.gateway(name)
-    if mistakes := [*_unserved_listeners(config, gateway), *_unserved_peers(config)]:
-        raise ConfigError(mistakes)
     peers = MappingProxyType({peer.name: peer for peer in config.peers})
-    return Node(config, gateway, peers, tuple(_keys(config, gateway)), _token(gateway))
+    return Node(config, gateway, peers, tuple(_keys(config, gateway)), _certificates(config, gateway), _token(gateway))
 
 
 def warn(node: Node) -> None:
     """Tell, once for each configuration, what it asks for that will not be done."""
-    config, gateway = node.config, node.gateway
-    if config.tiers:
-        log.warning("this version does not serve [tiers] yet: no other tiers are watched")
+    gateway = node.gateway
     admin = gateway.admin
     if admin is not None and not node.token and not ipaddress.ip_address(admin.host).is_loopback:
         log.warning("HTTP on %s answers loopback peers only, as no admin_token_file is configured", admin)
 
 
-def _unserved_listeners(config: Config, gateway: GatewayNode) -> Iterator[Mistake]:
-    place = f"gateways[{config.gateways.index(gateway)}].listen"
-    for number, endpoint in enumerate(gateway.listen):
-        if endpoint.transport not in SERVED:
-            expected = "a udp: or tcp: listener (others are not served yet)"
-            yield Mistake(0, f"{place}[{number}]", expected, str(endpoint), config.path)
-
-
-def _unserved_peers(config: Config) -> Iterator[Mistake]:
-    for place, peers in (("carriers", config.carriers), ("servers", config.servers)):
-        for number, peer in enumerate(peers):
-            if peer.endpoint.transport not in SERVED:
-                expected = "a URI reached over udp or tcp (others are not served yet)"
-                yield Mistake(0, f"{place}[{number}].uri", expected, peer.uri, config.path)
+def _certificates(config: Config, gateway: GatewayNode) -> Certificates | None:
+    if config.tls is None or not any(endpoint.transport in SECURE for endpoint in gateway.listen):
+        return None
+    try:
+        return Certificates.read(config.tls)
+    except CertificateError as error:
+        raise ConfigError([Mistake(0, error.key, error.reason, error.file, config.path)]) from error
 
 
 def _keys(config: Config, gateway: GatewayNode) -> list[bytes]:

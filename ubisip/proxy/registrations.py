@@ -11,14 +11,18 @@ from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
+from ubisip.agents.census import Census, mark_of
 from ubisip.agents.credentials import UNKNOWN_LIFETIME, Credentials, Lookups
 from ubisip.agents.secret import NO_DIGESTS
 from ubisip.agents.source import Change, Listing, Source, open_source
 from ubisip.core.engine import Event
+from ubisip.core.snapshot import Slots
 from ubisip.errors import UsageError
-from ubisip.proxy.events import Subscribers
+from ubisip.proxy.agent_view import Seen, binding_of, count, find, is_named, mirrored, page
+from ubisip.proxy.events import AgentsAtOneSite, Subscribers
 from ubisip.proxy.logs import Brake
 from ubisip.proxy.node import Node
+from ubisip.proxy.other_sites import OtherSites
 from ubisip.proxy.telling import agent_event
 from ubisip.sections import Agents
 from ubisip.store.bindings import BindingStore, records
@@ -29,6 +33,10 @@ POLL = 1.0
 """Seconds between two looks at a file of credentials, and at whether a new snapshot of the bindings is wanted."""
 SNAPSHOT_RETRY = 30.0
 """Seconds after a snapshot that could not be written before it is tried again."""
+CENSUS_INTERVAL = 60.0
+"""Seconds between two counts of all bindings, each of which is shown until the next."""
+NAMED = 20
+"""Phones at one site only that an event names."""
 PUSHED = 500
 """Users told to the core in one turn: well below its mailbox, and some 2 ms."""
 MAX_MISTAKES = 10
@@ -54,9 +62,11 @@ class Registrations:
     :raises UsageError: credentials cannot be had from where the configuration says.
     """
 
-    def __init__(self, node: Node, hooks: Sequence[Credentials], subscribers: Subscribers) -> None:
+    def __init__(self, node: Node, slots: Slots, hooks: Sequence[Credentials], subscribers: Subscribers) -> None:
         self.errors: Counter[str] = Counter()
         self.store = BindingStore(node.state_file("bindings"))
+        self._node = node
+        self._slots = slots
         self._hooks = tuple(hooks)
         self._subscribers = subscribers
         self._brake = Brake()
@@ -64,6 +74,9 @@ class Registrations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_push: deque[Change] = deque()
         self._snapshot_at = -math.inf
+        self._census: Census | None = None
+        self._others = OtherSites()
+        self._only_here: set[bytes] | None = None
         agents, self._source = self.check(node)
         refresh = _refresh(agents, self._source)
         self._lookups = Lookups(self._source, refresh, agents.credentials_cache, self._tell)
@@ -84,8 +97,9 @@ class Registrations:
             raise UsageError("[agents] has no credentials, and no hook with a method `credentials` was given")
         return agents, self._hooks[0]
 
-    def take(self, agents: Agents, source: Credentials) -> None:
-        """Use what ``check`` gave from now on."""
+    def take(self, node: Node, agents: Agents, source: Credentials) -> None:
+        """Run by *node* from now on, with what ``check`` gave for it."""
+        self._node = node
         old, self._source = self._source, source
         if isinstance(old, Listing) and isinstance(source, Listing):
             source.follow(old)
@@ -128,6 +142,7 @@ class Registrations:
     def start(self) -> None:
         """The worker runs."""
         self._spawn(self._poll())
+        self._spawn(self._counting())
 
     async def stop(self) -> None:
         """The worker is about to stop."""
@@ -234,11 +249,81 @@ class Registrations:
         except OSError as error:
             self._failed("bindings", f"no snapshot of the bindings: {error}")
 
+    async def _counting(self) -> None:
+        while True:
+            try:
+                await self._count()
+            except Exception:
+                self.errors["census"] += 1
+                if self._brake.passes("census") is not None:
+                    log.exception("counting the agents failed; it goes on")
+            await asyncio.sleep(CENSUS_INTERVAL)
+
+    async def _count(self) -> None:
+        """Count our agents, and find those that no other site reaches."""
+        assert self._worker is not None
+        self._census = await count(self._worker)
+        await self._others.ask(self._node)
+        before, self._only_here = self._only_here, self._others.only_here(self._census.phones)
+        if self._only_here is not None and len(self._only_here) != len(before or ()):
+            await self._tell_only_here(len(self._only_here))
+
+    async def _tell_only_here(self, number: int) -> None:
+        assert self._worker is not None
+        log.warning("%d phones are reached through %s only", number, self._node.gateway.site)
+        if self._subscribers:
+            _, some = await find(self._worker, 0, NAMED, self._is_only_here) if number else (0, [])
+            instances = tuple(row.instance for row in some[:NAMED])
+            self._subscribers.publish(AgentsAtOneSite(time.time(), number, instances))
+
+    # What is shown
+
+    async def agents(self, aor: str, after: int, limit: int, only_here: bool) -> dict[str, Any]:
+        """The body of ``GET /api/v1/agents``."""
+        table = self._running()
+        if aor or only_here:
+            after, rows = await find(table, after, limit, self._is_only_here if only_here else is_named(aor))
+            rows = [row for row in rows if not aor or is_named(aor)(row)]
+        else:
+            after, rows = page(table, after, limit)
+        return {
+            "gateway": self._node.gateway.name,
+            "site": self._node.gateway.site,
+            "bindings": [binding_of(row, self._node, self._slots) for row in rows],
+            "after": after,
+            "totals": self._totals(),
+        }
+
+    def marks(self) -> bytes | None:
+        """What other sites are told of the phones here; None: not counted yet."""
+        return None if self._census is None else self._census.marks()
+
+    def _is_only_here(self, row: Seen) -> bool:
+        return bool(row.instance) and mark_of(row.aor, row.instance) in (self._only_here or ())
+
+    def _running(self) -> Registrar:
+        if self._worker is None:
+            raise UsageError("the gateway does not run")
+        return self._worker
+
+    def _totals(self) -> dict[str, int]:
+        """What was counted last; ``one_site`` is missing while no other site says whom it reaches."""
+        census = self._census or Census()
+        totals = {"bindings": census.bindings, "agents": census.agents, "alive": census.alive}
+        return totals if self._only_here is None else {**totals, "one_site": len(self._only_here)}
+
+    def _in_step(self) -> dict[str, int]:
+        """By name of a server, the bindings that it has as they stand."""
+        by_slot = self._census.in_step if self._census else {}
+        return {server.name: by_slot.get(self._slots.slot(server.name), 0) for server in mirrored(self._node)}
+
     # What is told
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Counters and sizes, for the metrics."""
         return {
+            "agents": self._totals(),
+            "in_step": self._in_step(),
             "credentials": dict(self._lookups.results),
             "bindings_kept": {
                 "journal": self.store.journal_size,

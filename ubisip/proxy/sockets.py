@@ -37,12 +37,12 @@ def open_listeners(listen: Sequence[Endpoint]) -> list[socket.socket | None]:
 
 
 def open_stream_listeners(listen: Sequence[Endpoint]) -> dict[int, socket.socket]:
-    """A listening, non-blocking socket for each listener of transport ``tcp``, by its index in *listen*.
+    """A listening, non-blocking socket for each listener of any transport but ``udp``, by its index in *listen*.
 
     :raises ListenError: an address cannot be bound; the sockets already open are closed.
     """
     with contextlib.ExitStack() as opened:
-        sockets = {at: opened.enter_context(_open(one)) for at, one in enumerate(listen) if one.transport == "tcp"}
+        sockets = {at: opened.enter_context(_open(one)) for at, one in enumerate(listen) if one.transport != "udp"}
         opened.pop_all()
     return sockets
 

@@ -30,6 +30,8 @@ class Fault(enum.Enum):
     NO_LENGTH = "no_content_length"
     BAD_LENGTH = "bad_content_length"
     TOO_LARGE = "too_large"
+    HANDSHAKE = "handshake"
+    WEBSOCKET = "websocket"
 
 
 class FramingError(ValueError):
@@ -45,6 +47,13 @@ class Framer:
 
     ``pings`` counts double CRLFs between messages, each of which wants one CRLF back; the reader takes and resets it.
     """
+
+    __slots__ = ("_buffer", "_half_ping", "_searched", "_size", "pings")
+
+    established = True
+    """Messages may be sent."""
+    ended = False
+    """Only the transport tells the end of the stream."""
 
     def __init__(self) -> None:
         self.pings = 0
@@ -74,6 +83,18 @@ class Framer:
         self._drop(self._size)
         self._half_ping = False
         return message
+
+    def frame(self, message: bytes) -> bytes:
+        """*message* as it is written: as it is."""
+        return message
+
+    def answer(self) -> bytes:
+        """What must be sent by now, keep-alives aside: nothing."""
+        return b""
+
+    def close(self) -> bytes:
+        """What tells the peer that we go: nothing."""
+        return b""
 
     def _measure(self) -> bool:
         """Find the size of the message that begins here; False: its header is not there yet."""

@@ -20,7 +20,7 @@ from ubisip.core.outbox cimport (
 )
 from ubisip.core.proxy cimport (
     COUNTERS, DATAGRAM, KEEP_ALIVES, MALFORMED_DROPPED, MALFORMED_REQUESTS, PDD_BUCKETS, RECEIVED, REQUESTS, RESPONSES,
-    Proxy,
+    STREAMS_CLOSED, Proxy,
 )
 from ubisip.core.forward cimport KEY_PROBE
 from ubisip.core.contacts cimport is_for_registrar
@@ -52,7 +52,7 @@ COUNTER_NAMES = (
     "no_destination", "bound_transactions", "bound_memory", "bound_calls", "bound_edits", "timeouts", "refused",
     "silent", "hook_late", "registered", "refreshed", "unregistered", "expired", "flows_lost", "challenged",
     "wrong_passwords", "tries_refused", "replays", "shed_registers", "bound_bindings", "mirrored_registers",
-    "mirror_failures", "agent_calls", "flow_failed", "stun", "wrong_events",
+    "mirror_failures", "agent_calls", "flow_failed", "stun", "streams_closed", "wrong_events",
 )
 
 cdef enum:
@@ -212,8 +212,9 @@ cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, c
 
 
 cdef void engine_stream_closed(Proxy* p, uint32_t stream, int64_t now) noexcept nogil:
-    """A connection has ended."""
+    """Connection number *stream* has ended; its number is not given out again."""
     set_now(p, now)
+    p.counters[STREAMS_CLOSED] += 1
     flow_lost(p, stream)
 
 
@@ -410,6 +411,9 @@ cdef class Engine:
         if not address_from_text(address[0], address[1], &to):
             raise ValueError(f"{address[0]} is no address")
         engine_transport_error(self.proxy, <const uint8_t*><const char*>data, <uint32_t>len(data), &to, to_us(now))
+
+    def stream_closed(self, uint32_t stream, double now):
+        engine_stream_closed(self.proxy, stream, to_us(now))
 
     def swap(self, Snapshot snapshot not None, double now):
         engine_swap(self.proxy, snapshot.view, to_us(now))

@@ -71,6 +71,7 @@ cdef enum:
     AGENT_CALLS              # requests outside a dialog sent to agents
     FLOW_FAILED              # 430
     STUN                     # keep-alives answered
+    STREAMS_CLOSED           # connections that ended: nothing goes over them any more
     WRONG_EVENTS             # a state machine met what cannot happen
     COUNTERS
 

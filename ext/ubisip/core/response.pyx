@@ -33,7 +33,7 @@ from ubisip.core.proxy cimport (
     STATELESS_RESPONSES, STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
 )
 from ubisip.core.reply cimport add_content_length, answer_later, answer_transaction, send_response
-from ubisip.core.snapshot cimport SIDE_SERVER, find_peer, is_own, listener_for
+from ubisip.core.snapshot cimport SIDE_SERVER, default_port, find_peer, is_own
 from ubisip.core.span cimport Cursor, cursor, span_of, take_number
 from ubisip.core.targets cimport call_answered, call_ended
 from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
@@ -112,6 +112,17 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, bint 
     return splice(&p.edits, m.data, m.start, m.size, out[0])
 
 
+cdef bint leave_from(const Proxy* p, const Branch* branch, const Via* upstream, Flow* to) noexcept nogil:
+    """Without its transaction a response leaves from the listener that the request came to; False: there is none now."""
+    if branch.listener >= p.view.listener_count:
+        return False
+    to.listener = branch.listener
+    to.stream = ANY_STREAM if p.view.listeners[to.listener].stream else 0
+    if to.stream:  # the connection is gone: section 18.2.2
+        to.peer.port = upstream.port if upstream.port else default_port(p.view.listeners[to.listener].transport)
+    return True
+
+
 cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* branch) noexcept nogil:
     """A response to an INVITE whose transaction is gone with a gateway goes on if its branch verifies."""
     cdef Via upstream
@@ -139,12 +150,8 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
         return
     if m.status == 100:
         return
-    if branch.listener >= p.view.listener_count:
+    if not leave_from(p, branch, &upstream, &to):
         return
-    to.listener = branch.listener
-    to.stream = ANY_STREAM if p.view.listeners[to.listener].stream else 0
-    if to.stream:
-        to.peer.port = upstream.port if upstream.port else 5060  # the connection is gone: section 18.2.2
     size = write_upstream(p, m, m.status, to.stream != 0, &out)
     if size:
         outbox_commit(&p.outbox, size, &to)
@@ -316,7 +323,7 @@ cdef void answered(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept n
         if t.flags & ABANDONED or server == 0:
             p.counters[LATE_ANSWERS] += 1
     if server == 0:
-        late_answer(p, client, m)
+        late_answer(p, m)
         return
     if first and s.flags & NEW_CALL:
         measure_delay(p, server, m.status, t.slot)
@@ -345,19 +352,18 @@ cdef void send_later(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept
     answer_later(p, server, m.status)
 
 
-cdef void late_answer(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+cdef void late_answer(Proxy* p, const ParsedMessage* m) noexcept nogil:
     """The server transaction is gone already: the Via tells the way, the branch was matched."""
     cdef Via upstream
-    cdef Flow to = p.transactions.slab[client].flow
+    cdef Branch branch
+    cdef Flow to
     cdef uint8_t* out = NULL
     cdef uint32_t size
-    cdef int listener
-    if not second_via(m, &upstream) or not via_response_address(m.data, &upstream, &to.peer):
+    if not read_branch(m.data, m.via.branch, &branch) or not second_via(m, &upstream) or \
+            not via_response_address(m.data, &upstream, &to.peer) or not leave_from(p, &branch, &upstream, &to):
         return
-    listener = listener_for(p.view, &to.peer, to.listener, to.stream != 0)
     size = write_upstream(p, m, m.status, to.stream != 0, &out)
-    if size and listener >= 0:
-        to.listener = <uint8_t>listener
+    if size:
         outbox_commit(&p.outbox, size, &to)
 
 

@@ -7,8 +7,11 @@ from ubisip.core.address cimport ANY_STREAM, Flow, is_routable, parse_ip
 from ubisip.core.headers cimport NameAddr, parse_name_addr
 from ubisip.core.message cimport HEADER_ROUTE, ParsedMessage, next_header
 from ubisip.core.proxy cimport Proxy
-from ubisip.core.snapshot cimport find_destination_address, find_destination_host, is_own, listener_for, set_hop
-from ubisip.core.span cimport Span, same_name, span_of
+from ubisip.core.snapshot cimport (
+    TRANSPORT_UDP, TRANSPORT_WS, TRANSPORT_WSS, Transport, default_port, find_destination_address,
+    find_destination_host, is_own, listener_for, set_hop, uri_transport,
+)
+from ubisip.core.span cimport Span, span_of
 from ubisip.core.token cimport FLOW_TOKEN_LENGTH, read_flow_token, read_token
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, parse_uri, uri_parameter
 
@@ -130,18 +133,16 @@ cdef bint resolve(Proxy* p, const uint8_t* data, const Uri* uri, Flow* hop, int*
     *slot* is the destination that has this address, -1 when none has; *hop* leaves from the listener that fits.
     """
     cdef int listener
-    cdef Span transport
-    cdef bint stream = False
+    cdef Transport transport
+    cdef bint known
     if uri.scheme != SCHEME_SIP and uri.scheme != SCHEME_SIPS:
         return False
     hop.stream = 0
-    if uri.parameters.length and uri_parameter(data, uri, b"transport", 9, &transport):
-        if same_name(data, transport, b"tcp", 3):
-            stream = True
-        elif not same_name(data, transport, b"udp", 3):
-            return False
+    transport = uri_transport(data, uri, &known)
+    if not known:
+        return False
     if parse_ip(data, uri.host, &hop.peer):
-        hop.peer.port = uri.port if uri.port else 5060
+        hop.peer.port = uri.port if uri.port else default_port(transport)
         if not is_routable(&hop.peer):
             return False
         slot[0] = find_destination_address(p.view, &hop.peer)
@@ -149,12 +150,14 @@ cdef bint resolve(Proxy* p, const uint8_t* data, const Uri* uri, Flow* hop, int*
         slot[0] = find_destination_host(p.view, data, uri)
         if slot[0] < 0:
             return False
-    if slot[0] >= 0 and p.view.destinations[slot[0]].stream == stream:
+    if slot[0] >= 0 and p.view.destinations[slot[0]].transport == transport:
         set_hop(p.view, slot[0], hop)
         return True
-    listener = listener_for(p.view, &hop.peer, hop.listener, stream)
+    listener = listener_for(p.view, &hop.peer, hop.listener, transport)
+    if listener < 0 and transport == TRANSPORT_WS:  # a sip URI does not tell which of both (RFC 7118 section 5.2.4)
+        listener = listener_for(p.view, &hop.peer, hop.listener, TRANSPORT_WSS)
     if listener < 0:
         return False
     hop.listener = <unsigned char>listener
-    hop.stream = ANY_STREAM if stream else 0
+    hop.stream = 0 if transport == TRANSPORT_UDP else ANY_STREAM
     return True

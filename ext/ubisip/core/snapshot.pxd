@@ -30,14 +30,21 @@ cdef enum OperatorSwitch:
     SWITCH_DRAIN
     SWITCH_MAINTENANCE
 
+cdef enum Transport:
+    TRANSPORT_UDP
+    TRANSPORT_TCP
+    TRANSPORT_TLS
+    TRANSPORT_WS
+    TRANSPORT_WSS
+
 cdef struct Text:
     char text[TEXT]
     uint32_t length
 
 cdef struct Listener:
-    bint present             # a UDP socket of the core's
+    Transport transport
     bint wildcard            # 0.0.0.0 or [::]
-    bint stream              # tcp: its connections are the control thread's
+    bint stream              # any transport but udp: its connections are the control thread's
     Address address
     Text via                 # sent-protocol and sent-by of the Via we add
     Text record_route        # hostport of the Record-Route we add
@@ -49,7 +56,8 @@ cdef struct Destination:
     bint far                 # of another site than ours
     Address address
     uint8_t listener
-    bint stream              # reached over TCP
+    Transport transport
+    bint stream              # reached over a connection
     Text hostport            # for the Request-URI
     double weight            # ramp included
     bint usable
@@ -140,7 +148,10 @@ cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil
 cdef int find_destination_address(const PlatformView* view, const Address* address) noexcept nogil
 cdef int find_destination_host(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
 cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
-cdef int listener_for(const PlatformView* view, const Address* address, int preferred, bint stream) noexcept nogil
 cdef bint is_domain(const PlatformView* view, const uint8_t* data, Span host) noexcept nogil
 cdef bint is_mirror(const PlatformView* view, int slot) noexcept nogil
+cdef int listener_for(const PlatformView* view, const Address* address, int preferred,
+                      Transport transport) noexcept nogil
+cdef uint16_t default_port(Transport transport) noexcept nogil
+cdef Transport uri_transport(const uint8_t* data, const Uri* uri, bint* known) noexcept nogil
 cdef bint is_emergency_number(const PlatformView* view, const uint8_t* data, Span user) noexcept nogil

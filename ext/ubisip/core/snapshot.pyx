@@ -5,9 +5,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text, is_ipv4, parse_ip, same_address, same_ip
-from ubisip.core.span cimport Span, fold
+from ubisip.core.span cimport Span, fold, same_name
 from ubisip.core.token cimport SipHash, siphash_add, siphash_end, siphash_init
-from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri
+from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, uri_parameter
 
 from ubisip.platform import DestinationState, Kind, Switch
 
@@ -16,6 +16,10 @@ MAX_DESTINATIONS = DESTINATIONS
 POLICIES = {"hash": POLICY_HASH, "least-calls": POLICY_LEAST_CALLS, "round-robin": POLICY_ROUND_ROBIN,
             "weighted": POLICY_WEIGHTED}
 MIRRORS = {"off": MIRROR_OFF, "site": MIRROR_SITE, "platform": MIRROR_PLATFORM}
+TRANSPORTS = {"udp": TRANSPORT_UDP, "tcp": TRANSPORT_TCP, "tls": TRANSPORT_TLS, "ws": TRANSPORT_WS,
+              "wss": TRANSPORT_WSS}
+URI_TRANSPORTS = {"udp": "", "tcp": ";transport=tcp", "tls": ";transport=tls", "ws": ";transport=ws",
+                  "wss": ";transport=ws"}  # RFC 7118 section 5.2.4: wss is of the Via alone
 SWITCHES = {Switch.READY: SWITCH_READY, Switch.DRAIN: SWITCH_DRAIN, Switch.MAINTENANCE: SWITCH_MAINTENANCE}
 
 
@@ -152,9 +156,37 @@ cdef int find_destination_host(const PlatformView* view, const uint8_t* data, co
     return -1
 
 
+cdef uint16_t default_port(Transport transport) noexcept nogil:
+    """RFC 3261 section 19.1.2, RFC 7118 section 5.2.3."""
+    if transport == TRANSPORT_TLS:
+        return 5061
+    if transport == TRANSPORT_WS:
+        return 80
+    return 443 if transport == TRANSPORT_WSS else 5060
+
+
+cdef Transport uri_transport(const uint8_t* data, const Uri* uri, bint* known) noexcept nogil:
+    """By its transport parameter; sips asks for TLS beneath (section 26.2.2). Not *known*: one that nobody here serves.
+    """
+    cdef bint secure = uri.scheme == SCHEME_SIPS
+    cdef Span value
+    known[0] = True
+    if uri.parameters.length == 0 or not uri_parameter(data, uri, b"transport", 9, &value):
+        return TRANSPORT_TLS if secure else TRANSPORT_UDP
+    if same_name(data, value, b"tcp", 3):
+        return TRANSPORT_TLS if secure else TRANSPORT_TCP
+    if same_name(data, value, b"tls", 3):
+        return TRANSPORT_TLS
+    if same_name(data, value, b"ws", 2):
+        return TRANSPORT_WSS if secure else TRANSPORT_WS
+    known[0] = not secure and same_name(data, value, b"udp", 3)
+    return TRANSPORT_UDP
+
+
 cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil:
     """The URI's host and port name this gateway."""
-    cdef uint16_t port = uri.port if uri.port else 5060
+    cdef bint known
+    cdef uint16_t port = uri.port if uri.port else default_port(uri_transport(data, uri, &known))
     cdef Address address
     cdef int i
     if uri.scheme != SCHEME_SIP and uri.scheme != SCHEME_SIPS:
@@ -187,12 +219,13 @@ cdef uint32_t shared_bits(const Address* a, const Address* b) noexcept nogil:
     return 17
 
 
-cdef int listener_for(const PlatformView* view, const Address* address, int preferred, bint stream) noexcept nogil:
+cdef int listener_for(const PlatformView* view, const Address* address, int preferred,
+                      Transport transport) noexcept nogil:
     """The listener to send from: the nearest by network of the transport and family, *preferred* among equals."""
     cdef int i, best = -1
     cdef uint32_t fit, best_fit = 0
     for i in range(view.listener_count):
-        if not (view.listeners[i].stream if stream else view.listeners[i].present):
+        if view.listeners[i].transport != transport:
             continue
         fit = shared_bits(&view.listeners[i].address, address)
         if fit > best_fit or (fit == best_fit and best >= 0 and i == preferred):
@@ -229,6 +262,11 @@ def split_advertise(advertise: str) -> tuple[str, str]:
     """``host:port`` or ``host`` into the two, the port empty when it is not written."""
     host, colon, port = advertise.rpartition(":")
     return (host, port) if colon and port.isdigit() else (advertise, "")
+
+
+def advertised_port_of(endpoint, port: str) -> int:
+    """The port in ``advertise`` is that of udp and tcp; listeners of other transports stand on ports of their own."""
+    return int(port) if port and endpoint.transport in ("udp", "tcp") else endpoint.port
 
 
 class Slots:
@@ -340,8 +378,8 @@ cdef class Snapshot:
                 raise ValueError(f"a gateway has at most {LISTENERS} listeners")
             listener = &self.view.listeners[self.view.listener_count]
             self.view.listener_count += 1
-            listener.present = endpoint.transport == "udp"
-            listener.stream = endpoint.transport == "tcp"
+            listener.transport = TRANSPORTS[endpoint.transport]
+            listener.stream = listener.transport != TRANSPORT_UDP
             if not address_from_text(endpoint.host, endpoint.port, &listener.address):
                 raise ValueError(f"{endpoint} is no address")
             listener.wildcard = endpoint.host in ("0.0.0.0", "::")
@@ -350,13 +388,15 @@ cdef class Snapshot:
                     f"{endpoint}: a gateway that listens on every address must say which name to advertise")
             literal = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
             advertised = host or literal
-            advertised_port = int(port or endpoint.port)
+            advertised_port = advertised_port_of(endpoint, port)
             hostport = advertised
-            if advertised == literal or advertised_port != 5060:
+            if advertised == literal or advertised_port != 5060 or endpoint.transport not in ("udp", "tcp"):
                 hostport = f"{advertised}:{advertised_port}"
-            set_text(&listener.record_route, hostport + (";transport=tcp" if listener.stream else ""))
+            set_text(&listener.record_route, hostport + URI_TRANSPORTS[endpoint.transport])
             sent_by = hostport if listener.wildcard else f"{literal}:{endpoint.port}"
-            set_text(&listener.via, f"SIP/2.0/{endpoint.transport.upper()} {sent_by}")
+            # RFC 5923 section 5.1: we take requests on connections that we opened, too.
+            alias = ";alias" if listener.transport == TRANSPORT_TLS else ""
+            set_text(&listener.via, f"SIP/2.0/{endpoint.transport.upper()} {sent_by}{alias}")
 
     cdef set_aliases(self, config):
         """A call that a carrier sends to a gateway of ours other than the one in its Request-URI is for us too."""
@@ -365,7 +405,7 @@ cdef class Snapshot:
             for endpoint in gateway.listen:
                 self.add_alias(f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host, endpoint.port)
                 if host:
-                    self.add_alias(host, int(port or endpoint.port))
+                    self.add_alias(host, advertised_port_of(endpoint, port))
 
     cdef set_destination(self, peer, int slot, gateway, state, address, t1):
         cdef Destination* destination = &self.view.destinations[slot]
@@ -387,8 +427,9 @@ cdef class Snapshot:
         destination.max_cps = peer.max_cps
         # T1 may be shorter than 500 ms only in networks of our own (RFC 3261 section 17.1.1.1).
         destination.t1 = microseconds(t1 if peer.kind is Kind.SERVER else 0.5)
-        destination.stream = peer.endpoint.transport == "tcp"
-        destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0, destination.stream))
+        destination.transport = TRANSPORTS[peer.endpoint.transport]
+        destination.stream = destination.transport != TRANSPORT_UDP
+        destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0, destination.transport))
         for i, endpoint in enumerate(gateway.listen):
             if peer.listener and str(endpoint) == peer.listener:
                 destination.listener = <uint8_t>i

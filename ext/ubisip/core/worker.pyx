@@ -405,13 +405,13 @@ cdef class Worker:
             engine_decide(self.proxy, letter.handle, letter.slot, now)
         elif letter.kind == LETTER_STREAM:
             engine_receive(self.proxy, letter.data, letter.length, &letter.flow, now)
-        elif letter.kind == LETTER_STREAM_CLOSED:
-            engine_stream_closed(self.proxy, letter.flow.stream, now)
         elif letter.kind == LETTER_CREDENTIALS:
             engine_credentials(self.proxy, letter.data, letter.length, letter.slot, letter.handle != 0, letter.timeout,
                                now)
         elif letter.kind == LETTER_STREAM_FAILED:
             engine_transport_error(self.proxy, letter.data, letter.length, &letter.flow.peer, now)
+        elif letter.kind == LETTER_STREAM_CLOSED:
+            engine_stream_closed(self.proxy, letter.flow.stream, now)
         else:
             engine_probe(self.proxy, letter.slot, letter.data, letter.length, letter.handle, letter.timeout, now)
 

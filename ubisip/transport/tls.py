@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS for streams (RFC 3261 section 26.3.1): certificates by host name, and one connection as octets in, octets out.
+
+A connection keeps the certificate it began with; new ones take the latest. No I/O but for reading the files, no clock.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ubisip.errors import UsageError
+from ubisip.sections import Tls
+
+SLICE = 16 * 1024
+"""Octets handed to OpenSSL at once: its buffers keep the size that they once needed, for as long as the connection."""
+_READ = 64 * 1024
+
+
+class CertificateError(UsageError):
+    """A certificate, key or CA file cannot be used; ``key`` is the configuration's path of it."""
+
+    def __init__(self, key: str, file: str, reason: str) -> None:
+        super().__init__(f"{key}: {file}: {reason}")
+        self.key = key
+        self.file = file
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What TLS is spoken with: made anew whenever a file changed, never changed itself."""
+
+    config: Tls
+    server: ssl.SSLContext
+    """For who connects to us; the host name that a client asks for (SNI) picks the certificate."""
+    client: ssl.SSLContext
+    """For whom we connect to; our own certificate is shown where it is asked for."""
+    stamps: Mapping[str, tuple[int, int]]
+    """Modification time and size of each file when it was read."""
+
+    @classmethod
+    def read(cls, config: Tls) -> Certificates:
+        """The certificates that *config* names.
+
+        :raises CertificateError: a file cannot be read or used.
+        """
+        stamps = stamps_of(config)
+        hosts = {
+            name.lower(): _server(config, f'tls.hosts."{name}"', host.certificate, host.key)
+            for name, host in config.hosts.items()
+        }
+        server = _server(config, "tls", config.certificate, config.key)
+        server.sni_callback = lambda connection, name, _: _pick(hosts, connection, name)
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        _harden(client)
+        _load_chain(client, "tls", config.certificate, config.key)
+        if config.server_ca:
+            _load_ca(client, "tls.server_ca", config.server_ca)
+        else:
+            client.load_default_certs()
+        return cls(config, server, client, stamps)
+
+    def changed(self) -> bool:
+        """Whether a file is no longer the one that was read."""
+        return stamps_of(self.config) != self.stamps
+
+
+def stamps_of(config: Tls) -> dict[str, tuple[int, int]]:
+    """Modification time and size of each file, as far as they are there."""
+    files = [config.certificate, config.key, config.client_ca, config.server_ca]
+    for host in config.hosts.values():
+        files += [host.certificate, host.key]
+    stamps = {}
+    for file in filter(None, files):
+        try:
+            status = os.stat(file)
+        except OSError:
+            continue
+        stamps[file] = (status.st_mtime_ns, status.st_size)
+    return stamps
+
+
+def problem_of(certificate: str, key: str) -> str:
+    """Why a certificate that can be read is of no use today, such as ``certificate has expired``; empty: it is good.
+
+    It is shown to ourselves, in memory, and judged as a client does that trusts it.
+    """
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key or None)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is what is trusted
+    client.load_verify_locations(certificate)
+    one, other = TlsStream(server, server_side=True), TlsStream(client, server_side=False)
+    try:
+        while not (one.established and other.established):
+            one.feed(other.output())
+            other.feed(one.output())
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    return ""
+
+
+class TlsStream:
+    """One end of a TLS connection: feed it what came, send what :meth:`output` gives.
+
+    A client's *name* is the host whose certificate it wants to see.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "_tls", "ended", "established")
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool, name: str | None = None) -> None:
+        self.established = False
+        """The handshake is done: :meth:`write` may be used."""
+        self.ended = False
+        """The peer will send no more."""
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, server_hostname=name)
+
+    @property
+    def verified(self) -> bool:
+        """The peer has shown a certificate, and it holds."""
+        return self.established and bool(self._tls.getpeercert())
+
+    def feed(self, data: bytes) -> bytes:
+        """Take cipher text as it comes; gives the plain text in it.
+
+        :raises ssl.SSLError: the peer breaks the protocol, or its certificate does not hold; an alert is to be sent.
+        """
+        plain = []
+        for at in range(0, len(data), SLICE) or (0,):
+            self._incoming.write(data[at : at + SLICE])
+            if not self.established:
+                self._shake_hands()
+            while self.established and not self.ended and (some := self._read()):
+                plain.append(some)
+        return b"".join(plain)
+
+    def write(self, data: bytes) -> None:
+        """Encrypt *data*; renegotiation being refused, this never waits for the peer."""
+        self._tls.write(data)
+
+    def output(self) -> bytes:
+        """Cipher text to be sent."""
+        return self._outgoing.read()
+
+    def close(self) -> None:
+        """Say that nothing more follows (close_notify)."""
+        if self.established:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLError:  # the peer has not said so yet, or not at all: we do not wait for it
+                return
+
+    def _shake_hands(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        self.established = True
+
+    def _read(self) -> bytes:
+        try:
+            data = self._tls.read(_READ)
+        except ssl.SSLWantReadError:
+            return b""
+        except ssl.SSLZeroReturnError:
+            data = b""
+        self.ended = not data
+        return data
+
+
+def _pick(hosts: Mapping[str, ssl.SSLContext], connection: ssl.SSLObject, name: str | None) -> None:
+    """The certificate of the host that the client asks for; the default one is there already."""
+    context = hosts.get((name or "").lower())
+    if context is not None:
+        connection.context = context
+
+
+def _server(config: Tls, key: str, certificate: str, private: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _harden(context)
+    _load_chain(context, key, certificate, private)
+    if config.client_ca:
+        _load_ca(context, "tls.client_ca", config.client_ca)
+        required = config.client_certificates == "required"
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    return context
+
+
+def _harden(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+
+
+def _load_chain(context: ssl.SSLContext, key: str, certificate: str, private: str) -> None:
+    _readable(f"{key}.certificate", certificate)
+    if private:
+        _readable(f"{key}.key", private)
+    try:
+        context.load_cert_chain(certificate, private or None, password=lambda: "")  # never ask the terminal for one
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise CertificateError(f"{key}.key", private or certificate, f"not the key of {certificate}") from error
+        raise CertificateError(f"{key}.certificate", certificate, _reason(error)) from error
+
+
+def _load_ca(context: ssl.SSLContext, key: str, file: str) -> None:
+    _readable(key, file)
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError as error:
+        raise CertificateError(key, file, _reason(error)) from error
+
+
+def _readable(key: str, file: str) -> None:
+    try:
+        with open(file, "rb"):
+            return
+    except OSError as error:
+        raise CertificateError(key, file, error.strerror or str(error)) from error
+
+
+def _reason(error: ssl.SSLError) -> str:
+    text = (error.reason or "").replace("_", " ").lower()
+    return f"no certificate and key in PEM that fit together ({text or 'cannot be read'})"
