@@ -23,6 +23,7 @@ from ubisip.admin.access import guard, read_token
 from ubisip.config import Config
 from ubisip.proxy import gateway as gateway_module
 from ubisip.proxy.gateway import Gateway
+from ubisip.store.audit import AuditLog
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ class Site:
             return response.status, json.loads(text) if response.content_type == "application/json" else text
 
     def audit(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.path.parent / "state" / "audit.log").read_text().splitlines()]
+        return AuditLog(self.path.parent / "state" / "audit.log", "").entries()
 
 
 def free_port(kind: socket.SocketKind) -> int:

@@ -96,6 +96,13 @@ on_dead_primary = ["mariadb-promote", "haproxy", "dns-rfc2136", "alert"]
 sockets = ["/run/haproxy/admin.sock"]
 backend = "database"
 
+[actions.dns-rfc2136]
+server = "127.0.0.1:5353"
+zone = "ubisip.test"
+names = ["db.ubisip.test"]
+key_name = "ubisip"
+key_file = "dns.key"
+
 [sinks.alert]
 alertmanagers = ["http://127.0.0.1:9093"]
 """  # noqa: E501
@@ -169,6 +176,7 @@ def test_other_sections(everything: Config) -> None:
     assert [member.name for member in tier.members] == ["db-pa2-1", "db-pa5-1"]
     assert tier.on["dead_primary"] == ("mariadb-promote", "haproxy", "dns-rfc2136", "alert")
     assert everything.actions["haproxy"]["sockets"] == ("/run/haproxy/admin.sock",)
+    assert everything.actions["dns-rfc2136"]["key_file"] == "/etc/ubisip/dns.key"
     assert everything.sinks["alert"] == {"alertmanagers": ("http://127.0.0.1:9093",)}
 
 

@@ -119,7 +119,7 @@ WRONG = [
     ('sites."a b"', changed("[sites.A]", "[sites.A]\n[sites.'a b'] #!"), "a name of at most 64"),
     ("actions.x", GOOD + "[actions]\nx = 1 #!", "a table"),
     ("tiers.db.on_dead", GOOD + TIER + "on_dead = 'alert' #!", "an array, each a name"),
-    ("tiers.db.on_dead[1]", GOOD + TIER + "on_dead = ['alert',\n5 #!\n]", "a name of at most 64"),
+    ("tiers.db.on_dead_primary[1]", GOOD + TIER + "on_dead_primary = ['alert',\n5 #!\n]", "a name of at most 64"),
     ("actions.x.y", GOOD + "[actions.x]\ny = " + "[" * 20 + "]" * 20 + " #!", "values nested at most 16 deep"),
     # out of range
     ("routing.t1", GOOD + "[routing]\nt1 = 5 #!", "a number from 0.01 to 4"),

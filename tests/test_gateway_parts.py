@@ -173,7 +173,32 @@ def test_the_audit_log_only_grows(tmp_path: Path) -> None:
     path = tmp_path / "state" / "audit.log"
     AuditLog(path, "pa2-gw1").write("127.0.0.1", "switch pa2-tel1 to drain", "done", before="ready")
     AuditLog(path, "pa2-gw2").write("SIGHUP", "reload\n", "refused")
-    first, second = map(json.loads, path.read_text().splitlines())
+    first, second = AuditLog(path, "").entries()
     assert (first["who"], first["what"], first["result"]) == ("127.0.0.1", "switch pa2-tel1 to drain", "done")
     assert first["before"] == "ready" and first["time"] > 1.7e9
     assert (second["node"], second["what"]) == ("pa2-gw2", "reload\n")
+    assert AuditLog(path, "").entries(limit=1) == [second]
+
+
+def test_a_log_of_an_older_version_is_read_on(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    log = AuditLog(path, "new")
+    path.write_bytes(b'{"node": "old", "what": "one"}\n{"node": "old", "what": "two"}\n')
+    log.write("me", "three", "done", to="caf\udce9")
+    with path.open("ab") as file:
+        file.write(b'{"node": "old", "what": "four"}\n')
+    log.write("me", "five", "done")
+    assert [entry["what"] for entry in log.entries()] == ["one", "two", "three", "four", "five"]
+    assert AuditLog(tmp_path / "none", "").entries() == []
+
+
+@pytest.mark.parametrize("rest", [b"\x86\xa4time", b'{"node": ', b"\xc1", b"\x05"], ids=["cut", "line", "byte", "5"])
+def test_a_log_that_was_cut_says_so_at_its_end(tmp_path: Path, rest: bytes) -> None:
+    log = AuditLog(tmp_path / "audit.log", "gw")
+    log.write("me", "one", "done")
+    with log.path.open("ab") as file:
+        file.write(rest)
+    assert [(entry["what"] == "one", entry["result"]) for entry in log.entries()] == [
+        (True, "done"),
+        (False, "not readable"),
+    ]

@@ -16,6 +16,7 @@ URI_EXAMPLE = 'a SIP URI such as "sip:127.0.0.1:5071"'
 LISTEN_EXAMPLE = 'a listening address such as "udp:127.0.0.1:5060"'
 SOCKET_EXAMPLE = 'an address and port such as "127.0.0.1:8080"'
 SOURCE_EXAMPLE = 'an address, address:port or network such as "192.0.2.1", "192.0.2.1:5060" or "192.0.2.0/28"'
+MEMBER_EXAMPLE = 'a host and port such as "127.0.0.1:3306" or "db1.example.net:3306"'
 ADVERTISE_EXAMPLE = 'a host or host:port such as "sip.pa2.example.net"'
 
 LISTEN_TRANSPORTS = ("udp", "tcp", "tls", "ws", "wss")
@@ -107,6 +108,17 @@ def _socket(text: str, expected: str) -> tuple[str, int]:
     if port is None or as_address(host) is None:
         raise ValueError(f"{expected}, an IP address and a port")
     return host, port
+
+
+def split_address(text: str, default: int | None = None) -> tuple[str, int]:
+    """Host (name, or address without brackets) and port of a member; *default* is the port of its protocol, if any.
+
+    :raises ValueError: the text says what was expected.
+    """
+    host, port = _host_port(text, MEMBER_EXAMPLE)
+    if port is None and default is None:
+        raise ValueError(f"{MEMBER_EXAMPLE}, with its port")
+    return host, port or default or 0
 
 
 def parse_source(text: str) -> Source:

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from ubisip import sections
 from ubisip.configcheck import check, sources_of
@@ -92,6 +93,7 @@ class Config:
         tables = _toml(text, file)
         report = Report(file, key_lines(text))
         whole = read_table(sections.Sections, tables, (), report)
+        whole = _with_plugins(whole, os.path.abspath(base_dir))
         check(whole, report)
         if report.mistakes:
             raise ConfigError(sorted(report.mistakes, key=lambda mistake: mistake.line))
@@ -150,7 +152,7 @@ def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Co
         tls=_tls(whole.tls, base_dir),
         agents=_agents(whole.agents, base_dir),
         store=replace(whole.store, url=_absolute_url(base_dir, whole.store.url)),
-        tiers=_tiers(whole.tiers, base_dir),
+        tiers=whole.tiers,
         actions=whole.actions,
         sinks=whole.sinks,
         path=file,
@@ -181,6 +183,7 @@ def _node(row: sections.Gateway, base_dir: str) -> GatewayNode:
         listen=row.listen,
         advertise=row.advertise,
         admin=row.admin,
+        agent_check=row.agent_check,
         admin_token_file=_absolute(base_dir, row.admin_token_file),
     )
 
@@ -213,9 +216,40 @@ def _tls(tls: Tls | None, base_dir: str) -> Tls | None:
     )
 
 
-def _tiers(tiers: Mapping[str, Tier], base_dir: str) -> Mapping[str, Tier]:
+def _with_plugins(whole: sections.Sections, base_dir: str) -> sections.Sections:
+    """*whole* with the file names that its plug-ins will read made absolute."""
+    tiers = {name: _tier(tier, base_dir) for name, tier in whole.tiers.items()}
+    actions = {name: _absolute_files(base_dir, parameters) for name, parameters in whole.actions.items()}
+    sinks = {name: _absolute_files(base_dir, parameters) for name, parameters in whole.sinks.items()}
+    return replace(
+        whole,
+        tiers=MappingProxyType(tiers),
+        actions=MappingProxyType(actions),
+        sinks=MappingProxyType(sinks),
+    )
+
+
+def _tier(tier: Tier, base_dir: str) -> Tier:
+    return replace(
+        tier,
+        password_file=_absolute(base_dir, tier.password_file),
+        parameters=_absolute_files(base_dir, tier.parameters),
+    )
+
+
+def _absolute_files(base_dir: str, value: Any) -> Any:
+    """Free parameters in which every key that ends in ``_file`` names a file seen from anywhere."""
+    if isinstance(value, tuple):
+        return tuple(_absolute_files(base_dir, item) for item in value)
+    if not isinstance(value, Mapping):
+        return value
     return MappingProxyType(
-        {name: replace(tier, password_file=_absolute(base_dir, tier.password_file)) for name, tier in tiers.items()}
+        {
+            key: _absolute(base_dir, item)
+            if key.endswith("_file") and isinstance(item, str)
+            else _absolute_files(base_dir, item)
+            for key, item in value.items()
+        }
     )
 
 

@@ -13,6 +13,7 @@ from ubisip.address import as_address
 from ubisip.platform import Endpoint, Source
 from ubisip.schema import Report, listed, nearest, path_text
 from ubisip.sections import Agents, Gateway, Member, PeerTable, Sections
+from ubisip.tiercheck import check_tiers
 from ubisip.toml_lines import Path
 
 
@@ -29,6 +30,7 @@ def check(file: Sections, report: Report) -> None:
     _check_tls(file, report)
     if file.agents is not None:
         _check_agents(file, file.agents, report)
+    check_tiers(file, report)
 
 
 def sources_of(peer: PeerTable) -> tuple[Source, ...]:

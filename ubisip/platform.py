@@ -86,6 +86,8 @@ class GatewayNode:
     """``host`` or ``host:port`` put into Record-Route; empty: the listening address."""
     admin: Endpoint | None = None
     """Where HTTP is served (transport ``tcp``); None: nowhere."""
+    agent_check: Endpoint | None = None
+    """Where HAProxy's ``agent-check`` is answered (transport ``tcp``); None: nowhere."""
     admin_token_file: str = ""
     """File with the bearer token that lets ``admin`` answer beyond loopback; empty: loopback only."""
 

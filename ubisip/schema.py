@@ -95,8 +95,12 @@ class Report:
         return self.lines.get(path, 1)
 
     def add(self, path: Path, expected: str, found: object = _NOTHING) -> None:
+        self.note(path, expected, show(found))
+
+    def note(self, path: Path, expected: str, found: str) -> None:
+        """As :meth:`add`, of a value that is told in words already."""
         self._paths.add(path)
-        self.mistakes.append(Mistake(self.line(path), path_text(path), expected, show(found), self.file))
+        self.mistakes.append(Mistake(self.line(path), path_text(path), expected, found, self.file))
 
     def broken(self, *path: str | int) -> bool:
         """Whether a mistake is known at *path* or below: what was read from there is not what was written."""

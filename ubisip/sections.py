@@ -110,6 +110,8 @@ class Gateway:
     address."""
     admin: Annotated[Endpoint | None, From(address.parse_socket, address.SOCKET_EXAMPLE)] = None
     """Where it answers HTTP. Default: nowhere. Beyond loopback only with `admin_token_file`."""
+    agent_check: Annotated[Endpoint | None, From(address.parse_socket, address.SOCKET_EXAMPLE)] = None
+    """Where it answers HAProxy's `agent-check`: for itself and for members of the tiers. Default: nowhere."""
     admin_token_file: _File = ""
     """File with the bearer token that HTTP clients must show."""
 
@@ -274,6 +276,10 @@ class Member:
     """Where the probe reaches it, such as `127.0.0.1:3311`."""
 
 
+Parameters = Mapping[str, Any]
+"""Free parameters: tables are read-only mappings, arrays are tuples."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """Another tier that is watched and repaired: databases, web servers and the like."""
@@ -288,12 +294,25 @@ class Tier:
     """File with the password for `user`."""
     members: Annotated[tuple[Member, ...], AT_LEAST_ONE, REQUIRED, _MEMBERS] = ()
     """Its machines: `{ name, site, address }` each; `name` is unique within the tier."""
+    interval: Annotated[float, Between(0.05, 86_400)] = 0.5
+    """Seconds between probes of a member while all is well."""
+    fast_interval: Annotated[float, Between(0.05, 86_400)] = 0.2
+    """Seconds between probes while a member's state changes: then all of the tier are asked."""
+    down_interval: Annotated[float, Between(0.05, 86_400)] = 1.0
+    """Seconds between probes of a member that is down."""
+    timeout: Annotated[float, Between(0.05, 300)] = 0.5
+    """Seconds a probe waits for its answer."""
+    fall: Annotated[int, Between(1, 100)] = 2
+    """Failures in a row that take a member down."""
+    rise: Annotated[int, Between(1, 100)] = 3
+    """Successes in a row that bring it up."""
+    slow_start: Annotated[float, Between(0, 3_600)] = 10.0
+    """Seconds over which a member's weight grows back after a recovery; 0: at once."""
+    parameters: Parameters = field(default_factory=_nothing)
+    """What the probe of its kind wants to know besides, such as the path of an HTTP request."""
     on: Annotated[Mapping[Name, tuple[Name, ...]], Prefixed("on_")] = field(default_factory=_nothing)
-    """Actions to take upon EVENT, in this order, such as `on_dead_primary`."""
-
-
-Parameters = Mapping[str, Any]
-"""Free parameters: tables are read-only mappings, arrays are tuples."""
+    """Actions and sinks to take upon EVENT, in this order: a verdict, as in `on_dead_primary`, or an operator's wish,
+    `on_switchover` and `on_failback`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +334,6 @@ class Sections:
     store: Store = Store()
     tiers: Mapping[Name, Tier] = field(default_factory=_nothing)
     actions: Mapping[Name, Parameters] = field(default_factory=_nothing)
-    """Parameters of an action, by its name."""
+    """Parameters of an action, by its name in the rules; `type` names the action where the two differ."""
     sinks: Mapping[Name, Parameters] = field(default_factory=_nothing)
-    """Parameters of an event sink, by its name."""
+    """Parameters of a sink of notices, by its name; `type` names the sink where the two differ."""

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import Place
+from tiers.mariadb_rig import make_template, missing
+from tiers.mariadb_world import World
 
 
 @pytest.fixture
@@ -29,3 +32,27 @@ def record(
         record_property(name, value)
     told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
     print(f"\n{request.node.name}: {told}")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory that every MariaDB server begins with."""
+    if missing():
+        pytest.skip(f"{missing()} is not installed")
+    return make_template(tmp_path_factory.mktemp("mariadb"))
+
+
+@pytest.fixture
+async def new_world(place: Place, template: Path) -> AsyncIterator[Callable[..., Awaitable[World]]]:
+    """Makes and starts a database tier with what watches over it; *parameters* are those of World."""
+    worlds: list[World] = []
+
+    async def make(**parameters: Any) -> World:
+        worlds.append(World(place, template, **parameters))
+        await worlds[-1].start()
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        print(world.told())
+        await world.close()

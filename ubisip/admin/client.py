@@ -11,6 +11,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 TIMEOUT = 10.0
 """Seconds for one question."""
+PLAN_TIMEOUT = 300.0
+"""Seconds for one that is answered when a plan has ended."""
 MAX_ANSWER = 4 * 1024 * 1024
 """Octets of an answer; a platform of 1,000 destinations has some 400 kB."""
 
@@ -54,7 +56,30 @@ class AdminClient:
     def reload(self) -> dict[str, Any]:
         return self._ask("POST", "/api/v1/reload", {})
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def tiers(self) -> dict[str, Any]:
+        return self._ask("GET", "/api/v1/tiers", None)
+
+    def plan(self, tier: str, request: str, to: str) -> dict[str, Any]:
+        query = urlencode({key: value for key, value in (("request", request), ("to", to)) if value})
+        return self._ask("GET", f"/api/v1/tiers/{quote(tier, safe='')}/plan{'?' if query else ''}{query}", None)
+
+    def order(self, tier: str, request: str, to: str, *, dry_run: bool) -> dict[str, Any]:
+        body = {"to": to, "dry_run": dry_run}
+        return self._ask("POST", f"/api/v1/tiers/{quote(tier, safe='')}/{request}", body, PLAN_TIMEOUT)
+
+    def pause(self) -> dict[str, Any]:
+        return self._ask("POST", "/api/v1/pause", {})
+
+    def resume(self) -> dict[str, Any]:
+        return self._ask("POST", "/api/v1/resume", {})
+
+    def acknowledge(self, key: str) -> dict[str, Any]:
+        return self._ask("POST", "/api/v1/notices/acknowledge", {"key": key})
+
+    def audit(self, limit: int) -> dict[str, Any]:
+        return self._ask("GET", f"/api/v1/audit?limit={limit}", None)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None, timeout: float = TIMEOUT) -> dict[str, Any]:
         """The JSON object that the gateway answers.
 
         :raises AdminRefused: it answered with a status of 400 or more.
@@ -63,7 +88,7 @@ class AdminClient:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(self.url + path, data, {**self._headers, **_JSON}, method=method)
-            with self._opener.open(request, timeout=TIMEOUT) as response:
+            with self._opener.open(request, timeout=timeout) as response:
                 return _object(response.read(MAX_ANSWER), self.url)
         except urllib.error.HTTPError as error:
             raise AdminRefused(error.code, _refusal(error)) from error

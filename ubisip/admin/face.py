@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ubisip.errors import UsageError
+from ubisip.health.probes.push import Outcome
 from ubisip.platform import Switch
 
 NODE_HEADER = "Ubisip-Node"
@@ -26,6 +27,17 @@ class UnknownDestination(UsageError):
     def __init__(self, name: str, names: list[str]) -> None:
         super().__init__(f"no destination is named {name!r}; there are: " + ", ".join(names))
         self.names = names
+
+
+class TiersFace(Protocol):
+    """The other tiers as the admin side sees them: see ubisip.failover.controller.Controller."""
+
+    def describe(self) -> dict[str, Any]: ...
+    def explain(self, name: str, request: str, wanted: str, who: str) -> dict[str, Any]: ...
+    async def order(self, name: str, request: str, wanted: str, who: str) -> dict[str, Any]: ...
+    async def pause(self, who: str) -> None: ...
+    async def resume(self, who: str) -> None: ...
+    def acknowledge(self, key: str, who: str) -> bool: ...
 
 
 class GatewayFace(Protocol):
@@ -77,4 +89,24 @@ class GatewayFace(Protocol):
         """Take the configuration file again, all of it or nothing; returns its digest.
 
         :raises UsageError: it has mistakes, one a line of the error's text; the old one stays in force.
+        """
+
+    @property
+    def tiers(self) -> TiersFace | None:
+        """The other tiers; None: the configuration has none."""
+
+    def push(self, tier: str, member: str, outcome: Outcome, text: str) -> None:
+        """A job of a tier of kind ``push`` has reported.
+
+        :raises UnknownTier: there is no such tier or member.
+        :raises OSError: it counts, but is not on disk.
+        """
+
+    def admin_of(self, name: str) -> str:
+        """The HTTP address of another gateway, as the configuration has it; empty: none."""
+
+    def audit_entries(self, limit: int) -> list[dict[str, Any]]:
+        """The newest *limit* entries of the audit log; may take a while.
+
+        :raises OSError: the log cannot be read.
         """

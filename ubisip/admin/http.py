@@ -15,6 +15,7 @@ from prometheus_client.exposition import generate_latest
 from ubisip.admin.access import guard, who_asks
 from ubisip.admin.face import NODE_HEADER, GatewayFace, NoRegistrar, UnknownDestination
 from ubisip.admin.metrics import registry_of
+from ubisip.admin.tier_routes import add_routes
 from ubisip.errors import UsageError
 from ubisip.platform import Endpoint, Switch
 
@@ -98,6 +99,7 @@ def application(gateway: GatewayFace, token: Callable[[], str]) -> web.Applicati
     app.router.add_get("/api/v1/agents", _agents(gateway))
     app.router.add_get("/api/v1/agents/marks", _agent_marks(gateway))
     app.router.add_post("/api/v1/reload", _reload(gateway, token))
+    add_routes(app, gateway, token)
     return app
 
 

@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from ubisip.admin.face import GatewayFace
+from ubisip.admin.tier_metrics import tier_families
 
 DESTINATION = ["destination", "kind", "site"]
 HEALTH = ["unknown", "up", "falling", "down", "rising", "degraded", "held"]
@@ -60,6 +61,8 @@ class GatewayCollector(Collector):
         yield from _streams(own)
         yield from _agents(own, statistics["counters"])
         yield _worker_silence(self._gateway.silent_for())
+        if self._gateway.tiers is not None:
+            yield from tier_families(self._gateway.tiers.describe())
 
 
 def _gateway_families(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -49,7 +49,7 @@ class _Target:
     """One destination: its health, the operator's switch, and its probing."""
 
     name: str
-    testimony: Testimony
+    testimony: Testimony[Kind]
     health: Health = field(default_factory=Health)
     switch: Switch = Switch.READY
     sent_at: float = -math.inf

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from ubisip.health.machine import FAILURES, Sample, Settings, State, Verdict
 from ubisip.platform import Kind
@@ -20,15 +21,17 @@ from ubisip.platform import Kind
 LAG_LIMIT = 0.1
 """Seconds of control-loop lag from which time-outs prove nothing."""
 
+_K = TypeVar("_K", bound=Hashable)
+
 Group = tuple[Kind, str]
-"""Kind and site: what fails together by its own cause."""
+"""Kind and site: what fails together by its own cause. For members of tiers the kind is the tier's name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class Testimony(Generic[_K]):
     """When a destination was last heard, and since when it has not been; times are seconds."""
 
-    group: Group
+    group: tuple[_K, str]
     answered_at: float = -math.inf
     failed_at: float = -math.inf
     failing_since: float | None = None
@@ -40,17 +43,17 @@ class Testimony:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Case(Generic[_K]):
     """What is to be judged: may *sample* take *accused* to the state *after*?"""
 
     sample: Sample
     after: State
-    accused: Testimony
-    usable: Collection[Testimony]
+    accused: Testimony[_K]
+    usable: Collection[Testimony[_K]]
     """Of all destinations that can still fail, *accused* included."""
 
 
-def note(testimony: Testimony, sample: Sample, now: float) -> Testimony:
+def note(testimony: Testimony[_K], sample: Sample, now: float) -> Testimony[_K]:
     """The testimony after *sample*: any answer, even a 503, shows that we can hear."""
     if sample.answered:
         return replace(testimony, answered_at=now, failing_since=None)
@@ -60,7 +63,7 @@ def note(testimony: Testimony, sample: Sample, now: float) -> Testimony:
     return testimony
 
 
-def suspect_ourselves(case: Case, now: float, window: float) -> bool:
+def suspect_ourselves(case: Case[Any], now: float, window: float) -> bool:
     """Whether the failures of the last *window* seconds look like our own fault rather than the accused's.
 
     Only when there are unrelated destinations to compare with. A hard failure is doubted when more than half of all
@@ -78,7 +81,7 @@ def suspect_ourselves(case: Case, now: float, window: float) -> bool:
         return 2 * len(failing) > len(members)
     since = now if case.accused.failing_since is None else case.accused.failing_since
     heard = {group for group, them in members.items() if any(t.answered_at >= since for t in them)}
-    same_kind = {group for group in members if group[0] is case.accused.group[0]}
+    same_kind = {group for group in members if group[0] == case.accused.group[0]}
     return not heard or 2 * len(failing) > len(failing | heard) or 1 < len(same_kind) == len(same_kind & failing)
 
 
@@ -110,7 +113,7 @@ class Observer:
         doubting = now - self._last <= _round(settings) and not self._exhausted(settings, now)
         return "most targets fail" if doubting else ""
 
-    def doubts(self, case: Case, settings: Settings, now: float) -> bool:
+    def doubts(self, case: Case[Any], settings: Settings, now: float) -> bool:
         """Whether the transition must not be made."""
         if case.after in (State.FALLING, State.UP, State.RISING):
             return False
@@ -130,7 +133,7 @@ class Observer:
             self._began, self._heard_since = now, None
         self._last = now
 
-    def _listen(self, case: Case, now: float) -> None:
+    def _listen(self, case: Case[Any], now: float) -> None:
         if self._heard_since is None and any(testimony.answered_at > self._began for testimony in case.usable):
             self._heard_since = now
 

@@ -32,7 +32,7 @@ _EXPIRES = re.compile(r";\s*expires\s*=\s*(\d+)", re.IGNORECASE)
 
 
 class Phone(Party):
-    """Registers as ``name@DOMAIN`` over one flow at each site (reg-id 1, 2...), through any gateway there that answers."""
+    """Registers as ``name@DOMAIN`` over one flow at each site (reg-id 1, 2...), through any gateway there."""
 
     flows: dict[int, bool]
     """By reg-id: whether it is registered now."""

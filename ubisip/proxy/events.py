@@ -177,6 +177,60 @@ class Draining(GatewayEvent):
     """The gateway takes no new calls any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class TierChanged(GatewayEvent):
+    """The verdict on another tier is a new one (DESIGN section 9)."""
+
+    tier: str
+    before: str
+    """Code of the verdict before."""
+    after: str
+    """Code of the verdict now, such as ``dead-primary``."""
+    about: tuple[str, ...]
+    """The members that it is about."""
+    why: tuple[str, ...]
+    """The facts behind it, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEvent(GatewayEvent):
+    """Something that happened to a plan."""
+
+    plan: str
+    """Its identity."""
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStarted(PlanEvent):
+    """A plan begins."""
+
+    cause: str
+    """The verdict's code, ``switchover`` or ``failback``."""
+    asked_by: str
+    """Who asked for it; empty: nobody, it is automatic."""
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTaken(PlanEvent):
+    """A step of a plan begins (``doing``) or ends."""
+
+    step: str
+    state: str
+    """``doing``, ``done``, ``refused``, ``failed``, ``undoing``, ``undone``."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEnded(PlanEvent):
+    """A plan has ended."""
+
+    result: str
+    """``done``, ``undone``, or ``incomplete``: a person is needed."""
+    reason: str
+
+
 class Subscription:
     """An endless asynchronous iterator of events; it ends when it is closed or the gateway stops.
 

@@ -14,23 +14,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ubisip.admin.agent_check import AgentCheck, Share
 from ubisip.admin.face import NoRegistrar, UnknownDestination
-from ubisip.admin.http import Admin
+from ubisip.admin.http import WORKER_SILENCE, Admin
 from ubisip.agents.credentials import Credentials
 from ubisip.config import Config
 from ubisip.core.snapshot import Slots
 from ubisip.core.worker import Worker
 from ubisip.errors import UsageError
+from ubisip.failover.controller import Controller, UnknownTier
 from ubisip.health.monitor import Monitor
+from ubisip.health.probes.push import Outcome
 from ubisip.platform import Endpoint, Switch
 from ubisip.proxy.addresses import Addresses
 from ubisip.proxy.control import Control
 from ubisip.proxy.events import Draining, Reloaded, Subscribers, Subscription, SwitchChanged
-from ubisip.proxy.hooks import Asking, Hook
+from ubisip.proxy.hooks import Asking
 from ubisip.proxy.node import Node, node_of, warn
 from ubisip.proxy.registrations import Registrations
 from ubisip.proxy.sockets import open_listeners, open_stream_listeners
 from ubisip.proxy.status import status_of
+from ubisip.proxy.tiers import Tiers, same
+from ubisip.proxy.watching import ON_ACTION, ON_PLAN, ON_TRANSITION, Watching
+from ubisip.sections import Limits
 from ubisip.store.audit import AuditLog
 from ubisip.store.record import read_record, write_record
 from ubisip.transport.connection import Address
@@ -43,6 +49,7 @@ DRAIN_LIMIT = 30.0
 SETTLE = 1.0
 """Seconds from the last set-up to the stop: the ACK of an answer that has just gone out still passes through us."""
 DRAIN_TURN = 0.05
+HOOK_METHODS = ("choose", "credentials", ON_TRANSITION, ON_PLAN, ON_ACTION)
 NAMES_LIMIT = 1.0
 """Seconds that the start waits for the addresses of destinations with host names; later ones are taken as they come."""
 
@@ -51,12 +58,13 @@ class Gateway:
     """A gateway that runs while its ``async with`` block does; leaving the block normally drains it first.
 
     *node* names one of ``config.gateways``; *hooks* are asked about new calls, see :class:`ubisip.Hook`, or for the
-    credentials of agents, see :class:`ubisip.Credentials`; an object may be both.
+    credentials of agents, see :class:`ubisip.Credentials`, and told of the other tiers, see ubisip.proxy.watching: each
+    has the methods that it wants.
 
     :raises UsageError: what the configuration asks for cannot be had: a key is missing or, on entering, a port taken...
     """
 
-    def __init__(self, config: Config, *, node: str, hooks: Sequence[Hook | Credentials] = ()) -> None:
+    def __init__(self, config: Config, *, node: str, hooks: Sequence[Any] = ()) -> None:
         self._name = node
         self._node: Node = node_of(config, node)
         self._slots = Slots()
@@ -64,8 +72,7 @@ class Gateway:
         self._subscribers = Subscribers()
         self._monitor = Monitor(config.health.sip, self._node.targets, seed=node)
         _check_hooks(hooks)
-        routing = [hook for hook in hooks if isinstance(hook, Hook)]
-        self._asking = Asking(routing, lambda name: name in self._node.peers)
+        self._asking = Asking(hooks, lambda name: name in self._node.peers)
         credentials = [hook for hook in hooks if isinstance(hook, Credentials)]
         self._registrations = (
             Registrations(self._node, self._slots, credentials, self._subscribers) if config.agents else None
@@ -81,6 +88,8 @@ class Gateway:
         )
         self._control.check(self._node)
         self._audit = AuditLog(Path(config.platform.state_dir) / "audit.log", node)
+        self._watching = Watching(self._subscribers, hooks, self._write_audit)
+        self._tiers = self._new_tiers(config)
         self._worker: Worker | None = None
         self._streams: Streams | None = None
         self._admin: Admin | None = None
@@ -159,6 +168,26 @@ class Gateway:
             self._admin = Admin(self, node.token)
             await self._admin.start(node.gateway.admin)
             opened.push_async_callback(self._admin.stop)
+        if node.gateway.agent_check is not None:
+            agent = AgentCheck(self)
+            await agent.start(node.gateway.agent_check)
+            opened.push_async_callback(agent.stop)
+        telling = asyncio.get_running_loop().create_task(self._watching.run())
+        opened.callback(telling.cancel)
+        opened.push_async_callback(self._stop_tiers)
+        if self._tiers is not None:
+            self._tiers.start()
+
+    def _new_tiers(self, config: Config) -> Tiers | None:
+        """The other tiers of *config*, not yet started; None: it has none.
+
+        :raises UsageError: they cannot be watched as it says.
+        """
+        return Tiers(config, self._name, self._watching) if config.tiers else None
+
+    async def _stop_tiers(self) -> None:
+        if self._tiers is not None:
+            await self._tiers.stop()
 
     def _open_streams(self, opened: contextlib.AsyncExitStack) -> Streams | None:
         """Hold the addresses of the stream listeners, if there are any."""
@@ -254,7 +283,7 @@ class Gateway:
         :raises UsageError: it cannot be taken into force without a restart, likewise.
         """
         try:
-            digest = self._reload(path or self.config.path)
+            digest = await self._reload(path or self.config.path)
         except UsageError as error:
             for line in str(error).splitlines():
                 log.error("not reloaded: %s", line)
@@ -265,7 +294,7 @@ class Gateway:
         self._subscribers.publish(Reloaded(time.time(), digest))
         return digest
 
-    def _reload(self, path: str) -> str:
+    async def _reload(self, path: str) -> str:
         worker = self._running()
         if not path:
             raise UsageError("the configuration came from no file: say which one to take")
@@ -273,6 +302,8 @@ class Gateway:
         _refuse_moves(self._node, node)
         self._control.check(node)
         credentials = None if self._registrations is None else self._registrations.check(node)
+        moved = not same(self.config, node.config)
+        tiers = self._new_tiers(node.config) if moved else self._tiers
         try:
             worker.set_keys(node.keys)
         except BufferError as error:
@@ -287,7 +318,18 @@ class Gateway:
         if self._streams is not None:
             self._streams.certificates = node.certificates
         warn(node)
+        if moved:
+            await self._take_tiers(tiers)
         return node.config.digest
+
+    async def _take_tiers(self, tiers: Tiers | None) -> None:
+        """Watch over *tiers* from now on, after a plan that runs has ended; the lease is sought anew."""
+        before, self._tiers = self._tiers, tiers
+        if before is not None:
+            await before.finish()
+            await before.stop()
+        if tiers is not None:
+            tiers.start()
 
     def status(self) -> dict[str, Any]:
         """The platform as this gateway sees it: what ``GET /api/v1/platform`` answers, see docs/operations.md."""
@@ -334,6 +376,43 @@ class Gateway:
             raise NoRegistrar
         return self._registrations
 
+    @property
+    def tiers(self) -> Controller | None:
+        """The controller of the other tiers; None: the configuration has none."""
+        return None if self._tiers is None else self._tiers.controller
+
+    def push(self, tier: str, member: str, outcome: Outcome = "ok", text: str = "") -> None:
+        """A job of a tier of kind ``push`` has reported.
+
+        :raises UnknownTier: there is no such tier or member.
+        :raises OSError: it counts, but is not on disk.
+        """
+        if self._tiers is None:
+            raise UnknownTier("the configuration has no [tiers]")
+        self._tiers.push(tier, member, outcome, text)
+
+    def share(self, subject: str) -> Share | None:
+        """What HAProxy is told: of a member of a tier, or of this gateway, whose weight is the room that it has."""
+        if subject:
+            return None if self._tiers is None else self._tiers.share(subject, time.monotonic())
+        if self._state != "ready":
+            return Share("drain" if self._state == "draining" else "down", reason=self._state)
+        if self.silent_for() > WORKER_SILENCE:
+            return Share("down", reason="the worker is silent")
+        return Share("up", _room(self.statistics(), self.config.limits), ready=True)
+
+    def admin_of(self, name: str) -> str:
+        """The HTTP address of another gateway of the configuration; empty: it has none."""
+        found = next((one.admin for one in self.config.gateways if one.name == name), None)
+        return "" if found is None else f"http://{str(found).partition(':')[2]}"
+
+    def audit_entries(self, limit: int) -> list[dict[str, Any]]:
+        """The newest *limit* entries of the audit log, the oldest of them first.
+
+        :raises OSError: it cannot be read.
+        """
+        return self._audit.entries(limit)
+
     def silent_for(self) -> float:
         """Seconds since the worker's last turn; it turns at least once a second."""
         return max(0.0, time.monotonic() - float(self._running().statistics()["alive"]))
@@ -368,13 +447,20 @@ class Gateway:
             log.error("the audit log %s cannot be written: %s", self._audit.path, error)
 
 
+def _room(statistics: Mapping[str, Any], limits: Limits) -> int:
+    """Percent of what we may carry that is left, by what is nearest to its limit."""
+    calls = statistics["calls"] + statistics["pending"]
+    load: float = max(statistics["transactions"] / limits.transactions, calls / limits.calls)
+    return max(1, round(100 * (1 - load)))
+
+
 def _check_hooks(hooks: Sequence[object]) -> None:
     """
     :raises UsageError: one is no hook.
     """
     for hook in hooks:
-        if not isinstance(hook, Hook | Credentials):
-            raise UsageError(f"a hook has a method `choose` or `credentials`; {type(hook).__name__} has neither")
+        if not any(hasattr(hook, name) for name in HOOK_METHODS):
+            raise UsageError(f"a hook has one of {', '.join(HOOK_METHODS)}; {type(hook).__name__} has none of them")
 
 
 def _close(sockets: Sequence[socket.socket | None]) -> None:
@@ -388,7 +474,8 @@ def _refuse_moves(old: Node, new: Node) -> None:
 
     :raises UsageError: the new configuration changes it.
     """
-    moved = [name for name in ("listen", "admin") if getattr(old.gateway, name) != getattr(new.gateway, name)]
+    names = ("listen", "admin", "agent_check")
+    moved = [name for name in names if getattr(old.gateway, name) != getattr(new.gateway, name)]
     if old.config.platform.state_dir != new.config.platform.state_dir:
         moved.append("state_dir")
     if (old.config.agents is None) != (new.config.agents is None):

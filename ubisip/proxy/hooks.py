@@ -42,7 +42,7 @@ class NewCall:
 
 @runtime_checkable
 class Hook(Protocol):
-    """Chooses the destination of new calls.
+    """Chooses the destination of new calls; a hook may have other methods instead, see ubisip.proxy.watching.
 
     ``choose`` returns the name of a carrier or server to try first, or None: the next hook, at last the default policy,
     decides. It may be ``async``; a plain function is called in one of HOOK_THREADS threads. Retransmissions, requests
@@ -67,11 +67,11 @@ class Asking:
     ``answers`` by what was decided (``chosen`` or ``default``).
     """
 
-    def __init__(self, hooks: Sequence[Hook], exists: Callable[[str], bool]) -> None:
-        self._hooks = tuple(hooks)
+    def __init__(self, hooks: Sequence[Any], exists: Callable[[str], bool]) -> None:
+        self._hooks: tuple[Hook, ...] = tuple(hook for hook in hooks if hasattr(hook, "choose"))
         self._exists = exists
         self._brake = Brake()
-        self._threads = _HookThreads() if any(not _is_async(hook) for hook in hooks) else None
+        self._threads = HookThreads() if any(not _is_async(hook) for hook in self._hooks) else None
         self._waiting = 0
         self.failures: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
@@ -141,14 +141,14 @@ class Asking:
 
 
 _Outcome = tuple[Any, Exception | None]
-_Work = tuple[Callable[[NewCall], Any], NewCall, "asyncio.Future[_Outcome]"]
+_Work = tuple[Callable[[Any], Any], Any, "asyncio.Future[_Outcome]"]
 
 
 def _is_async(hook: Hook) -> bool:
     return inspect.iscoroutinefunction(hook.choose)
 
 
-class _HookThreads:
+class HookThreads:
     """A few daemon threads: unlike an executor's, one in which a hook hangs does not keep the process from ending."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class _HookThreads:
         for number in range(HOOK_THREADS):
             threading.Thread(target=self._serve, name=f"ubisip-hook-{number}", daemon=True).start()
 
-    async def run(self, function: Callable[[NewCall], Any], call: NewCall) -> Any:
+    async def run(self, function: Callable[[Any], Any], call: Any) -> Any:
         """What *function* returns or raises in one of the threads."""
         future: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
         try:
@@ -175,7 +175,7 @@ class _HookThreads:
                 _deliver(future, _outcome(function, call))
 
 
-def _outcome(function: Callable[[NewCall], Any], call: NewCall) -> _Outcome:
+def _outcome(function: Callable[[Any], Any], call: Any) -> _Outcome:
     try:
         return function(call), None
     except Exception as error:

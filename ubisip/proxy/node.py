@@ -61,9 +61,7 @@ def node_of(config: Config, name: str) -> Node:
 
 def warn(node: Node) -> None:
     """Tell, once for each configuration, what it asks for that will not be done."""
-    config, gateway = node.config, node.gateway
-    if config.tiers:
-        log.warning("this version does not serve [tiers] yet: no other tiers are watched")
+    gateway = node.gateway
     admin = gateway.admin
     if admin is not None and not node.token and not ipaddress.ip_address(admin.host).is_loopback:
         log.warning("HTTP on %s answers loopback peers only, as no admin_token_file is configured", admin)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The actions that come with ubisip: one kind a module, found by the entry points ``ubisip.actions``."""

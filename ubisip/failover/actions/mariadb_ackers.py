@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``mariadb-ackers``: who acknowledges the primary's writes. Normally the replicas of the other site, so that what is
+acknowledged outlives the primary's site.
+
+When none of these is attached, writes wait. Then a replica of the primary's own site may stand in, but only once every
+replica elsewhere has been told that it acknowledges no more: it lacks writes from now on, and must not be promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from ubisip.failover.action import MemberView, Proof, Refusal, Situation, Step
+from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction
+from ubisip.failover.database import LOCKED_SEMI_SYNC, follows, primary_of, speaks
+from ubisip.failover.verdict import DEGRADED
+
+
+class AckersAction(MariadbAction):
+    """See the module."""
+
+    KINDS = MappingProxyType({"acker": Acker()})
+
+    def plan(self, situation: Situation, before: Sequence[Step]) -> Sequence[Step] | Refusal:
+        """See :class:`ubisip.failover.action.Action`."""
+        primary = primary_of(situation.members)
+        if primary is None or situation.verdict not in (LOCKED_SEMI_SYNC, DEGRADED):
+            return Refusal((f"no change while the verdict is {situation.verdict}", *situation.why))
+        others = [one for one in situation.members if one is not primary]
+        far = [one for one in others if one.target.site != primary.target.site]
+        near = [one for one in others if one.target.site == primary.target.site]
+        if situation.verdict == LOCKED_SEMI_SYNC:
+            return _stand_in(primary, near, far)
+        return _restore(primary, near, far)
+
+
+def _stand_in(primary: MemberView, near: Sequence[MemberView], far: Sequence[MemberView]) -> list[Step] | Refusal:
+    able = [one for one in near if _attached(one, primary)]
+    if not able:
+        return Refusal((f"no replica in {primary.target.site} follows {primary.target.name}",))
+    hidden = [one.target.name for one in far if not speaks(one)]
+    if hidden:
+        names = " and ".join(hidden)
+        return Refusal((f"{names} cannot be told: it could still be promoted, without the writes from now on",))
+    off = [_step(one, acker=False, proof=Proof.G) for one in far if one.facts["acker"]]
+    return [*off, _step(able[0], acker=True, proof=Proof.G)]
+
+
+def _restore(primary: MemberView, near: Sequence[MemberView], far: Sequence[MemberView]) -> list[Step] | Refusal:
+    """First those of the other site, then no more those of its own: never nobody."""
+    able = [one for one in far if _attached(one, primary) and not one.facts["lag"]]
+    if not able:
+        return Refusal((f"no replica outside {primary.target.site} follows {primary.target.name} without lag",))
+    on = [_step(one, acker=True, proof=Proof.R) for one in able if not one.facts["acker"]]
+    off = [_step(one, acker=False, proof=Proof.R) for one in near if speaks(one) and one.facts["acker"]]
+    if not on and not off:
+        return Refusal((f"the semi-sync of {primary.target.name} is off: switch it on by its configuration",))
+    return [*on, *off]
+
+
+def _attached(one: MemberView, primary: MemberView) -> bool:
+    return speaks(one) and follows(one, primary) and one.facts["io"] == "Yes" and one.facts["sql"] == "Yes"
+
+
+def _step(one: MemberView, *, acker: bool, proof: Proof) -> Step:
+    return Step("", "acker", one.target.name, proof, MappingProxyType({"acker": acker, "attached": acker}))

@@ -1,0 +1,693 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller: from what is seen to what is done (DESIGN section 9).
+
+Every gateway observes and judges; the one that holds the lease acts. All of it runs as tasks of the control loop's
+thread, none of it blocks, and no call depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import msgpack  # type: ignore[import-untyped]  # it has no stubs
+
+from ubisip.failover.action import Action, MemberView, Notice, Proof, Refusal, Situation, Step
+from ubisip.failover.coordination import Compare, LeaseLost, Put, Store, StoreError
+from ubisip.failover.inspection import misfits
+from ubisip.failover.lease import Keys, Leadership
+from ubisip.failover.notices import Notices
+from ubisip.failover.observations import Observations
+from ubisip.failover.plan import (
+    Journal,
+    Plan,
+    Progress,
+    new_journal,
+    pack,
+    plain_journal,
+    plain_member,
+    plain_step,
+    unpack,
+)
+from ubisip.failover.planner import COOL_DOWN, Rules, Standing, plan, rule_for
+from ubisip.failover.runner import Fenced, Runner
+from ubisip.failover.verdict import UNKNOWN, Policy, Verdict, event_of
+
+log = logging.getLogger(__name__)
+
+TICK = 0.1
+"""Seconds between judgements when nothing changes, and between exchanges while something does."""
+SHARE = 0.5
+"""Seconds between exchanges with the other gateways while nothing happens."""
+SETTLE = 1.5
+"""Seconds that a verdict must last before people are told: a plan may settle it."""
+BACK_OFF = 5.0
+"""Seconds before a plan that failed is made again; they double."""
+TRIES = 3
+"""Plans that are tried for one matter before a person is asked."""
+STORE_PATIENCE = 0.2
+"""Seconds between tries to write the journal while the lease still holds."""
+TIDY = 600.0
+"""Seconds between compactions of the store by the leader."""
+PLATFORM = "platform"
+"""The slot of plans of class G or S: one at a time. Local ones have a slot for each tier."""
+KEPT = 50
+"""Plans that are shown after they ended."""
+
+
+class NotLeading(Exception):
+    """Another gateway leads, or nobody can; *leader* is its name, or empty."""
+
+    def __init__(self, text: str, leader: str) -> None:
+        super().__init__(text)
+        self.leader = leader
+
+
+class Refused(Exception):
+    """An operator's wish may not be done; *reasons* are all there are."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = tuple(reasons)
+
+
+class UnknownTier(Exception):
+    """No tier, or no member of it, has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierSetup:
+    """One tier as the controller runs it."""
+
+    name: str
+    kind: str
+    mode: str
+    rules: Rules
+    policy: Policy
+
+
+class Watcher(Protocol):
+    """Who is told what happens: events, hooks, the audit log."""
+
+    def transition(self, tier: str, before: Verdict, after: Verdict) -> None:
+        """The verdict on a tier is another one."""
+
+    def plan(self, journal: Journal) -> None:
+        """A plan began or ended."""
+
+    def step(self, journal: Journal, index: int) -> None:
+        """A step began or ended."""
+
+    def audit(self, who: str, what: str, result: str, details: Mapping[str, Any]) -> None:
+        """Something was done that must be on record."""
+
+
+@dataclass(slots=True)
+class _Tier:
+    """What the controller remembers of one tier."""
+
+    setup: TierSetup
+    views: tuple[MemberView, ...] = ()
+    """The members as they are in this turn."""
+    verdict: Verdict = field(default_factory=lambda: Verdict(UNKNOWN))
+    since: float = -math.inf
+    """When the verdict became this one."""
+    answer: Plan | Refusal | None = None
+    """What would be done now, or why not; None: nothing is called for."""
+    case: tuple[str, ...] = ()
+    """The matter that plans were made for."""
+    tries: int = 0
+    """Plans for it that failed."""
+    not_before: float = -math.inf
+    settled: bool = False
+    """A plan for it has succeeded."""
+    cool_until: float = 0.0
+    """Seconds since the epoch."""
+    cooled_by: Proof = Proof.S
+    """Class of the plan whose success it was."""
+    told: tuple[str, ...] = ()
+    """What people were told last, without its numbers."""
+
+
+class Controller:
+    """Judges all *tiers* by *observations* and, while *leadership* holds, runs their plans."""
+
+    def __init__(
+        self,
+        site: str,
+        tiers: Sequence[TierSetup],
+        observations: Observations,
+        actions: Mapping[str, Action],
+        store: Store,
+        keys: Keys,
+        leadership: Leadership,
+        notices: Notices,
+        watcher: Watcher,
+        passwords: Mapping[tuple[str, str], str],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.paused = ""
+        """Who paused automatic action; empty: nobody."""
+        self.plans: list[Journal] = []
+        """Those that ended, the newest first."""
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """Plans that ended here, by tier and result."""
+        self.closing = False
+        """No plan begins any more."""
+        self._site = site
+        self._tiers = {one.name: _Tier(one) for one in tiers}
+        self._observations = observations
+        self._actions = actions
+        self._store = store
+        self._keys = keys
+        self._leadership = leadership
+        self._notices = notices
+        self._watcher = watcher
+        self._passwords = passwords
+        self._clock = clock
+        self._wall = wall
+        self._running: dict[str, Journal] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._recovered = 0
+        """The epoch under which open plans of before were taken up."""
+        self._recovering = False
+        self._tidied_at = clock()
+        self._wake = asyncio.Event()
+        self._number = 0
+
+    # Life
+
+    def wake(self) -> None:
+        """Judge at once: something has changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Judge and act, until cancelled; plans that run then are left to the journal."""
+        try:
+            while True:
+                self._turn()
+                try:
+                    await asyncio.wait_for(self._wake.wait(), TICK)
+                except TimeoutError:
+                    continue
+                self._wake.clear()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def idle(self) -> None:
+        """Wait until no plan runs."""
+        while self._running:
+            await asyncio.sleep(TICK)
+
+    async def share(self) -> None:
+        """Exchange observations and what operators wish with the other gateways, until cancelled."""
+        while True:
+            began = self._clock()
+            try:
+                await self._exchange(began)
+            except LeaseLost:
+                log.debug("the lease is over: what we see is published under the next one")
+            except StoreError as error:
+                log.debug("observations are not exchanged: %s", error)
+            pace = TICK if self._observations.excited(self._clock()) else SHARE
+            await asyncio.sleep(max(TICK / 2, began + pace - self._clock()))
+
+    async def _exchange(self, now: float) -> None:
+        lease = self._leadership.lease
+        if lease:
+            await self._observations.share(self._store, self._keys, lease, now)
+        await self._observations.gather(self._store, self._keys, now)
+        entry = await self._store.get(self._keys.pause)
+        self.paused = "" if entry is None else str(msgpack.unpackb(entry.value)["who"])
+        if self._leadership.epoch and now - self._tidied_at > TIDY:
+            self._tidied_at = now
+            await self._store.tidy()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # One turn
+
+    def _turn(self) -> None:
+        """Judge every tier, do what is called for; a fault in one tier leaves the others alone."""
+        now, epoch = self._clock(), self._leadership.epoch
+        if epoch and epoch != self._recovered and not self._recovering:
+            self._recovering = True
+            self._spawn(self._recover(epoch))
+        for tier in self._tiers.values():
+            try:
+                self._judge(tier, now)
+                self._act(tier, now)
+                self._tell(tier, now)
+            except Exception:
+                log.exception("the controller failed at tier %s; it goes on", tier.setup.name)
+                tier.not_before = now + BACK_OFF
+        self._tell_of_ourselves()
+
+    def _judge(self, tier: _Tier, now: float) -> None:
+        name = tier.setup.name
+        tier.views = self._observations.views(name, now)
+        verdict = tier.setup.policy.verdict(tier.views, now)
+        before, tier.verdict = tier.verdict, verdict
+        if verdict.case != before.case:
+            tier.since = now
+            about = f" ({', '.join(verdict.accused)})" if verdict.accused else ""
+            log.warning("tier %s is %s%s, was %s: %s", name, verdict.code, about, before.code, "; ".join(verdict.why))
+            self._watcher.transition(name, before, verdict)
+
+    def _act(self, tier: _Tier, now: float) -> None:
+        """Start a plan if the verdict calls for one and nothing stands against it."""
+        if tier.case != tier.verdict.case:
+            tier.case, tier.tries, tier.not_before, tier.settled = tier.verdict.case, 0, -math.inf, False
+        tier.answer = None
+        if tier.settled or not tier.setup.policy.rule(tier.verdict.code, tier.setup.rules):
+            return
+        if tier.tries >= TRIES:
+            tier.answer = Refusal((f"plans for it failed: it waits for `ubisip failover {tier.setup.name}`",))
+        elif now >= tier.not_before:
+            tier.answer = self._answer(tier, self._situation(tier), "")
+            if isinstance(tier.answer, Plan):
+                self._start(tier, tier.answer)
+
+    def _situation(self, tier: _Tier, request: str = "", wanted: str = "") -> Situation:
+        it, verdict = tier.setup, tier.verdict
+        return Situation(
+            tier=it.name,
+            kind=it.kind,
+            members=tier.views,
+            verdict=verdict.code,
+            why=verdict.why,
+            site=self._site,
+            wanted=wanted,
+            domains=self._observations.domains,
+            accused=verdict.accused,
+            request=request,
+        )
+
+    def _answer(self, tier: _Tier, situation: Situation, asked_by: str) -> Plan | Refusal:
+        it, leadership = tier.setup, self._leadership
+        epoch = leadership.epoch
+        unread = "of before, which the journal may hold," if epoch and epoch != self._recovered else ""
+        if self.closing:
+            unread = "of the configuration to come"
+        here = [one.plan.id for one in self._running.values() if one.plan.tier == it.name]
+        standing = Standing(
+            epoch=epoch,
+            no_lease=self._no_lease(),
+            alone=leadership.alone,
+            mode=it.mode,
+            paused=self.paused,
+            busy=unread or (self._running[PLATFORM].plan.id if PLATFORM in self._running else ""),
+            busy_here=unread or next(iter(here), ""),
+            misfits=tuple(text for texts in _misfits(tier).values() for text in texts),
+            cool_until=tier.cool_until,
+            cooled_by=tier.cooled_by,
+            now=self._wall(),
+            asked_by=asked_by,
+        )
+        began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._wall()))
+        identity = f"{it.name}-{began}-{epoch or self._observations.name}-{self._number}"
+        return plan(identity, situation, it.rules, it.policy, self._actions, standing)
+
+    def _no_lease(self) -> str:
+        it = self._leadership
+        if it.problem:
+            return f"we do not hold the lease: {it.problem}"
+        return it.refusal or (f"{it.leader} leads" if it.leader else "nobody leads yet")
+
+    # Plans
+
+    def _start(self, tier: _Tier, it: Plan) -> asyncio.Task[Any]:
+        self._number += 1
+        slot = PLATFORM if it.proof is not Proof.R else tier.setup.name
+        journal = self._running[slot] = new_journal(it, self._wall())
+        log.warning("plan %s begins: %s", it.id, "; ".join(map(str, it.steps)))
+        self._watcher.plan(journal)
+        self._tell_of_plan(journal)
+        return self._spawn(self._carry(slot, journal, lambda runner: runner.run(it)))
+
+    async def _carry(
+        self, slot: str, journal: Journal, work: Callable[[Runner], Coroutine[Any, Any, Journal]]
+    ) -> Journal | None:
+        """Run a plan to its end; None: it is not ours any more."""
+        epoch = journal.plan.epoch
+        tier = self._tiers.get(journal.plan.tier)
+        case = None if tier is None else tier.case
+        runner = Runner(
+            self._actions,
+            _Writer(self._store, self._keys.plans + slot, self._keys.leader, self._leadership, epoch),
+            lambda: self._leadership.epoch,
+            lambda told, index: self._progress(slot, told, index),
+            self._wall,
+        )
+        try:
+            ended = await work(runner)
+        except Fenced as lost:
+            log.error("%s: whoever leads next takes the plan up", lost)
+            self._audit_plan(journal, "given up", str(lost))
+            return None
+        finally:
+            self._running.pop(slot, None)
+            self.wake()
+        self._ended(ended)
+        if tier is not None and tier.case == case:
+            self._remember(tier, ended)
+        await self._cool(ended)
+        return ended
+
+    def _progress(self, slot: str, journal: Journal, index: int | None) -> None:
+        self._running[slot] = journal
+        if index is not None:
+            self._watcher.step(journal, index)
+            step, record = journal.plan.steps[index], journal.steps[index]
+            why = f": {record.reason}" if record.reason else ""
+            log.warning("plan %s: %s: %s%s", journal.plan.id, step, record.state.value, why)
+            self._watcher.audit(
+                journal.plan.asked_by or "controller", str(step), record.state.value,
+                {"plan": journal.plan.id, "epoch": journal.plan.epoch, "reason": record.reason},
+            )  # fmt: skip
+
+    def _ended(self, journal: Journal) -> None:
+        log.warning(
+            "plan %s: %s%s", journal.plan.id, journal.progress.value, f": {journal.reason}" * bool(journal.reason)
+        )
+        self.plans = [journal, *self.plans][:KEPT]
+        self.ended[journal.plan.tier, journal.progress.value] += 1
+        self._audit_plan(journal, journal.progress.value, journal.reason)
+        self._watcher.plan(journal)
+        self._tell_of_plan(journal)
+
+    def _audit_plan(self, journal: Journal, result: str, reason: str) -> None:
+        it = journal.plan
+        details = {"plan": it.id, "epoch": it.epoch, "cause": it.cause, "reason": reason}
+        self._watcher.audit(it.asked_by or "controller", f"plan for {it.tier}", result, details)
+
+    def _remember(self, tier: _Tier, journal: Journal) -> None:
+        """Whether the matter is settled, or when to try again."""
+        if journal.progress is Progress.DONE:
+            tier.settled = True
+            return
+        tier.tries = TRIES if journal.progress is Progress.INCOMPLETE else tier.tries + 1
+        tier.not_before = self._clock() + BACK_OFF * 2 ** (tier.tries - 1)
+
+    async def _cool(self, journal: Journal) -> None:
+        """After an automatic success comes a pause; an operator's plan ends it."""
+        it = journal.plan
+        tier = self._tiers.get(it.tier)
+        if tier is None or journal.progress is not Progress.DONE or it.proof is Proof.R:
+            return
+        tier.cool_until, tier.cooled_by = 0.0 if it.asked_by else journal.ended_at + COOL_DOWN, it.proof
+        try:
+            await self._store.commit(
+                [Compare(self._keys.leader, created=it.epoch)],
+                [Put(self._keys.cool + it.tier, msgpack.packb([tier.cool_until, it.proof.value]))],
+            )
+        except StoreError as error:
+            log.error("the pause after plan %s is known to this gateway only: %s", it.id, error)
+
+    async def _recover(self, epoch: int) -> None:
+        """We lead: take up the plans that whoever led before left open."""
+        try:
+            for entry in await self._store.range(self._keys.cool):
+                tier = self._tiers.get(entry.key.removeprefix(self._keys.cool))
+                if tier is not None:
+                    until, proof = msgpack.unpackb(entry.value)
+                    tier.cool_until, tier.cooled_by = float(until), Proof(proof)
+            for entry in await self._store.range(self._keys.plans):
+                self._take_up(entry.key.removeprefix(self._keys.plans), entry.value, epoch)
+            self._recovered = epoch
+        except StoreError as error:
+            log.warning("the journal cannot be read, nothing is begun before: %s", error)
+            await asyncio.sleep(TICK)
+        finally:
+            self._recovering = False
+            self.wake()
+
+    def _take_up(self, slot: str, value: bytes, epoch: int) -> None:
+        try:
+            journal = unpack(value, self._passwords)
+        except ValueError as error:
+            log.error("a plan in the journal cannot be read: %s", error)
+            return
+        missing = {step.action for step in journal.plan.steps} - self._actions.keys()
+        if not journal.is_open or slot in self._running:
+            return
+        if missing:
+            log.error("plan %s is open, and its actions %s are not in our file", journal.plan.id, ", ".join(missing))
+            return
+        journal = replace(journal, plan=replace(journal.plan, epoch=epoch))
+        log.warning("plan %s is taken up: its runner is gone", journal.plan.id)
+        self._audit_plan(journal, "taken up", journal.reason)
+        self._running[slot] = journal
+        self._tell_of_plan(journal)
+        self._spawn(self._carry(slot, journal, lambda runner: runner.resume(journal, epoch)))
+
+    # People
+
+    @property
+    def _speaks(self) -> bool:
+        """Whether it falls to us to tell people: we lead, or nobody can."""
+        return bool(self._leadership.epoch) or self._leadership.alone
+
+    def _tell(self, tier: _Tier, now: float) -> None:
+        name, verdict = tier.setup.name, tier.verdict
+        if not self._speaks:
+            self._notices.drop(f"tier/{name}/")
+            self._notices.drop(f"plan/{name}/")
+            tier.told = ()
+            return
+        if verdict.code in tier.setup.policy.healthy:
+            self._notices.settle(f"tier/{name}/verdict", f"tier {name} is {verdict.code}", self._wall())
+            tier.told = ()
+            if now - tier.since >= SETTLE and not any(it.plan.tier == name for it in self._running.values()):
+                self._notices.settle(f"plan/{name}/", f"tier {name} is {verdict.code}", self._wall())
+        elif verdict.code != UNKNOWN and now - tier.since >= SETTLE:
+            self._tell_verdict(tier)
+        self._tell_problems(tier)
+
+    def _tell_verdict(self, tier: _Tier) -> None:
+        name, verdict = tier.setup.name, tier.verdict
+        runs = any(journal.plan.tier == name for journal in self._running.values())
+        against = tier.answer.reasons if isinstance(tier.answer, Refusal) and not runs else ()
+        what = tuple(f"not acted upon: {reason}" for reason in against)
+        text = "; ".join((tier.setup.policy.codes.get(verdict.code, verdict.code), *verdict.why, *what))
+        signature = (*verdict.case, *(re.sub(r"[\d.]+", "#", reason) for reason in what))
+        if signature != tier.told:
+            tier.told = signature
+            severity = "warning" if verdict.code not in tier.setup.policy.lost else "critical"
+            labels = {"tier": name, "verdict": verdict.code}
+            key = f"tier/{name}/verdict"
+            self._notices.tell(Notice(key, severity, f"tier {name}: {verdict.code}", text, labels, self._wall()))
+
+    def _tell_problems(self, tier: _Tier) -> None:
+        name = tier.setup.name
+        strange = _misfits(tier)
+        for one in tier.views:
+            member, key = one.target.name, f"tier/{name}/problem/{one.target.name}"
+            problem = one.problem or "; ".join(strange.get(member, ()))
+            if problem:
+                labels = {"tier": name, "member": member}
+                title = f"tier {name}: a problem with {member}"
+                self._notices.tell(Notice(key, "warning", title, problem, labels, self._wall()))
+            else:
+                self._notices.settle(key, f"{member} is without it", self._wall())
+
+    def _tell_of_plan(self, journal: Journal) -> None:
+        it = journal.plan
+        severity = "critical" if it.proof is Proof.S or journal.progress is Progress.INCOMPLETE else "warning"
+        steps = "; ".join(f"{step}: {record.state.value}" for step, record in zip(it.steps, journal.steps, strict=True))
+        why = "; ".join(it.situation.why)
+        text = f"{journal.progress.value}{f': {journal.reason}' if journal.reason else ''}. Steps: {steps}. Why: {why}"
+        labels = {"tier": it.tier, "plan": it.id, "progress": journal.progress.value}
+        title = f"tier {it.tier}: plan for {it.cause}"
+        self._notices.tell(Notice(f"plan/{it.tier}/{it.id}", severity, title, text, labels, self._wall()))
+
+    def _tell_of_ourselves(self) -> None:
+        it = self._leadership
+        for key, problem in (("store", it.problem if it.alone else ""), ("configuration", it.refusal)):
+            name = f"gateway/{self._observations.name}/{key}"
+            if problem:
+                text = f"{problem}: nothing global or stateful is done from here"
+                title = f"gateway {self._observations.name} cannot lead"
+                labels = {"gateway": self._observations.name}
+                self._notices.tell(Notice(name, "critical", title, text, labels, self._wall()))
+            else:
+                self._notices.settle(name, "it can again", self._wall())
+
+    # What operators ask for
+
+    def describe(self) -> dict[str, Any]:
+        """All tiers, for ``GET /api/v1/tiers``."""
+        it = self._leadership
+        return {
+            "leader": it.leader,
+            "epoch": it.epoch,
+            "leads": bool(it.epoch) and it.epoch == self._recovered,
+            "paused": self.paused,
+            "store": it.problem,
+            "refusal": it.refusal,
+            "doubt": self._observations.doubt(self._clock()),
+            "domains": list(self._observations.domains),
+            "tiers": [self._row(tier) for tier in self._tiers.values()],
+            "running": [plain_journal(journal) for journal in self._running.values()],
+            "plans": [_in_short(journal) for journal in self.plans],
+            "counted": [
+                {"tier": tier, "result": result, "plans": number} for (tier, result), number in self.ended.items()
+            ],
+            "notices": [_notice(notice, who) for notice, who in self._notices.open()],
+        }
+
+    def _row(self, tier: _Tier) -> dict[str, Any]:
+        now, it = self._clock(), tier.setup
+        return {
+            "name": it.name,
+            "kind": it.kind,
+            "mode": it.mode,
+            "verdict": tier.verdict.code,
+            "about": list(tier.verdict.accused),
+            "why": list(tier.verdict.why),
+            "healthy": tier.verdict.code in it.policy.healthy,
+            "since": round(now - tier.since, 3) if tier.since > -math.inf else None,
+            "cool_down": max(0.0, round(tier.cool_until - self._wall(), 3)),
+            "misfits": [text for texts in _misfits(tier).values() for text in texts],
+            "members": [plain_member(one) for one in tier.views],
+        }
+
+    def explain(self, name: str, request: str = "", wanted: str = "", who: str = "") -> dict[str, Any]:
+        """What would be done now and why, or why not, for ``GET /api/v1/tiers/NAME/plan`` and dry runs.
+
+        :raises UnknownTier: no such tier, or member.
+        """
+        tier = self._tier(name, wanted)
+        situation = self._situation(tier, request, wanted)
+        answer = self._answer(tier, situation, who)
+        cause, actions = rule_for(situation, tier.setup.rules, tier.setup.policy)
+        steps: Sequence[Step] = answer.steps
+        return {
+            **self._row(tier),
+            "tier": name,
+            "request": request,
+            "rule": f"on_{event_of(cause)}",
+            "actions": list(actions),
+            "permitted": isinstance(answer, Plan),
+            "against": list(answer.reasons) if isinstance(answer, Refusal) else [],
+            "steps": [{**plain_step(step), "text": str(step)} for step in steps],
+        }
+
+    async def order(self, name: str, request: str, wanted: str, who: str) -> dict[str, Any]:
+        """Do what an operator asks for, *request* being ``failover`` or ``failback``; the plan's journal at its end.
+
+        :raises UnknownTier: no such tier, or member.
+        :raises NotLeading: another gateway must be asked.
+        :raises Refused: it may not be done.
+        """
+        tier = self._tier(name, wanted)
+        if not self._leadership.epoch:
+            raise NotLeading(self._no_lease(), self._leadership.leader)
+        answer = self._answer(tier, self._situation(tier, request, wanted), who)
+        if isinstance(answer, Refusal):
+            self._watcher.audit(who, f"{request} of {name}", "refused", {"to": wanted, "reasons": list(answer.reasons)})
+            raise Refused(answer.reasons)
+        self._watcher.audit(who, f"{request} of {name}", "begun", {"to": wanted, "plan": answer.id})
+        journal = await asyncio.shield(self._start(tier, answer))
+        if journal is None:
+            raise NotLeading("the lease was lost on the way: the next leader takes the plan up", "")
+        return plain_journal(journal)
+
+    async def pause(self, who: str) -> None:
+        """No automatic action from now on, on any gateway.
+
+        :raises StoreError: the store does not answer.
+        """
+        await self._store.commit([], [Put(self._keys.pause, msgpack.packb({"who": who, "at": self._wall()}))])
+        self.paused = who
+        self._watcher.audit(who, "pause", "done", {})
+
+    async def resume(self, who: str) -> None:
+        """Automatic action again; also ends pauses after successes, and matters given up are tried again.
+
+        :raises StoreError: the store does not answer.
+        """
+        keys = [self._keys.pause, *(self._keys.cool + name for name in self._tiers)]
+        await self._store.commit([], [], keys)
+        self.paused = ""
+        for tier in self._tiers.values():
+            tier.cool_until, tier.tries, tier.not_before = 0.0, 0, -math.inf
+        self._watcher.audit(who, "resume", "done", {})
+
+    def acknowledge(self, key: str, who: str) -> bool:
+        """Somebody takes care of a notice; False: it is not open."""
+        known = self._notices.acknowledge(key, who)
+        self._watcher.audit(who, f"acknowledge {key[:200]}", "done" if known else "no such notice", {})
+        return known
+
+    def _tier(self, name: str, wanted: str) -> _Tier:
+        tier = self._tiers.get(name)
+        if tier is None:
+            raise UnknownTier(f"no tier is named {name!r}; there are: {', '.join(self._tiers) or 'none'}")
+        members = [one.target.name for one in tier.views]
+        if wanted and wanted not in members:
+            raise UnknownTier(f"no member of {name} is named {wanted!r}; there are: {', '.join(members)}")
+        return tier
+
+
+class _Writer:
+    """Keeps the journal of one plan, while the lease holds under which it runs."""
+
+    def __init__(self, store: Store, key: str, leader: str, leadership: Leadership, epoch: int) -> None:
+        self._store = store
+        self._key = key
+        self._leader = leader
+        self._leadership = leadership
+        self._epoch = epoch
+
+    async def __call__(self, journal: Journal) -> None:
+        """
+        :raises Fenced: the lease is lost.
+        """
+        while self._epoch:  # a local plan without a lease has no journal: all of it can be repeated
+            try:
+                if await self._store.commit(
+                    [Compare(self._leader, created=self._epoch)], [Put(self._key, pack(journal))]
+                ):
+                    return
+            except StoreError as error:
+                log.warning("the journal of plan %s is not written yet: %s", journal.plan.id, error)
+                if self._leadership.epoch == self._epoch:
+                    await asyncio.sleep(STORE_PATIENCE)
+                    continue
+            raise Fenced(f"plan {journal.plan.id}: the lease of epoch {self._epoch} is lost")
+
+
+def _misfits(tier: _Tier) -> dict[str, tuple[str, ...]]:
+    return misfits({one.target.name: one.facts for one in tier.views})
+
+
+def _in_short(journal: Journal) -> dict[str, Any]:
+    record = plain_journal(journal)
+    del record["situation"]
+    return record
+
+
+def _notice(notice: Notice, acknowledged_by: str) -> dict[str, Any]:
+    return {
+        "key": notice.key,
+        "severity": notice.severity,
+        "title": notice.title,
+        "text": notice.text,
+        "starts_at": notice.starts_at,
+        "acknowledged_by": acknowledged_by,
+    }
