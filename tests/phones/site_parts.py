@@ -122,8 +122,8 @@ class Sites:
     def write(self, *listeners: str, servers: Sequence[int] = SERVERS, interval: float = 0.5, **agents: object) -> None:
         """Write the configuration: *listeners* stand beside UDP and TCP, *agents* are keys of the table of that name.
 
-        ``HOST`` in a listener is the address of its gateway, as in ``tls:HOST:5061``. Servers that are up are probed every
-        *interval* seconds.
+        ``HOST`` in a listener is the address of its gateway, as in ``tls:HOST:5061``. Servers that are up are probed
+        every *interval* seconds.
         """
         place = self.place
         self.servers = [Server(place, number) for number in servers]
