@@ -128,7 +128,7 @@ class Mariadb(Daemon):
             [
                 self._program, *self._options, f"--bind-address={self.host}", f"--port={self.port}",
                 f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid", "--skip-name-resolve",
-                "--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=0",
+                "--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=2",
             ]
         )  # fmt: skip
 
