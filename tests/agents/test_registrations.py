@@ -220,6 +220,17 @@ async def test_damage_is_mended_by_a_new_snapshot(folder: Path, caplog: pytest.L
         assert len(worker().restored) == 600
 
 
+async def test_records_that_were_lost_are_made_good_by_a_new_snapshot(folder: Path) -> None:
+    snapshot = folder / "state" / "pa2-gw1.bindings"
+    async with gateway_in(folder):
+        worker().journal = packed([here("alice")])
+        worker().table = [(*here(name), 0, -1, True) for name in ("alice", "bob")]
+        worker().lost = 1
+        await until(snapshot.exists)
+    async with gateway_in(folder):
+        assert [one[0] for one in worker().restored] == ["alice", "bob"]
+
+
 async def test_a_disk_that_cannot_be_written_stops_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "state").mkdir()
     (folder / "state" / "pa2-gw1.bindings.journal").mkdir()

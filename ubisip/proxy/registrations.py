@@ -52,6 +52,7 @@ class Registrar(Protocol):
     ) -> None: ...
     def credential_failed(self, user: str, realm: str) -> None: ...
     def take_journal(self) -> bytes: ...
+    def journal_lost(self) -> int: ...
     def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]: ...
     def restore(self, rows: Sequence[tuple[Any, ...]]) -> Any: ...
 
@@ -74,6 +75,7 @@ class Registrations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_push: deque[Change] = deque()
         self._snapshot_at = -math.inf
+        self._lost = 0
         self._census: Census | None = None
         self._others = OtherSites()
         self._only_here: set[bytes] | None = None
@@ -171,6 +173,9 @@ class Registrations:
             return
         journal = self._worker.take_journal()
         self.store.append(journal, now)
+        if (lost := self._worker.journal_lost()) != self._lost:
+            self._lost = lost
+            self.store.note_gap("the control thread stood, and records were lost")
         if journal and self._subscribers:
             moment = time.time()
             for record in records(journal):
