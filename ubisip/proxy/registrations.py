@@ -76,6 +76,7 @@ class Registrations:
         self._to_push: deque[Change] = deque()
         self._snapshot_at = -math.inf
         self._lost = 0
+        self._listed = False
         self._census: Census | None = None
         self._others = OtherSites()
         self._only_here: set[bytes] | None = None
@@ -103,6 +104,7 @@ class Registrations:
         """Run by *node* from now on, with what ``check`` gave for it."""
         self._node = node
         old, self._source = self._source, source
+        self._listed = False  # until the new list has been read; meanwhile the core asks
         if isinstance(old, Listing) and isinstance(source, Listing):
             source.follow(old)
         self._lookups.take(source, _refresh(agents, source), agents.credentials_cache)
@@ -112,7 +114,7 @@ class Registrations:
     @property
     def complete(self) -> bool:
         """The core is told every user there is: whom it does not know does not exist."""
-        return isinstance(self._source, Listing)
+        return self._listed and not self._to_push
 
     # Life
 
@@ -128,6 +130,7 @@ class Registrations:
                 self._to_push.extend(await self._source.changes())
             except (OSError, ValueError) as error:
                 raise UsageError(f"agents.credentials: {error}") from error
+            self._listed = True
             self._tell_mistakes(self._source)
             await self._push()
 
@@ -226,6 +229,7 @@ class Registrations:
             log.info("credentials: %d users changed", len(changes))
             self._tell_mistakes(self._source)
         self._to_push.extend(changes)
+        self._listed = True
 
     async def _push(self) -> None:
         """Tell the core the users that changed; what its mailbox does not take waits for the next look."""
