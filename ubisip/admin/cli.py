@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,6 +24,7 @@ from ubisip.admin.tables import configuration_view, platform_view
 from ubisip.config import Config
 from ubisip.errors import ConfigError, UsageError
 from ubisip.platform import GatewayNode, Switch
+from ubisip.transport.tls import CertificateError, Certificates, problems_of
 from ubisip.version import VERSION
 
 FAILED = 1
@@ -51,7 +53,7 @@ TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token
 
 @app.command(
     short_help="Name every mistake of a configuration file.",
-    help="Check a configuration file and name every mistake with its line." + CODES,
+    help="Check a configuration file and the certificates that it names, and name every mistake with its line." + CODES,
     epilog="Example: ubisip check platform.toml --node pa2-gw1",
 )
 def check(
@@ -60,9 +62,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     config = _load(file, node, as_json)
+    warnings = _check_certificates(config, as_json)
     if as_json:
-        _say({"file": str(file), "mistakes": [], "configuration": config.digest})
+        _say({"file": str(file), "mistakes": [], "warnings": warnings, "configuration": config.digest})
     else:
+        for warning in warnings:
+            print(f"{file}: warning: {warning}", file=sys.stderr)
         Console().print(configuration_view(config))
 
 
@@ -169,13 +174,28 @@ def _load(file: Path, node: str, as_json: bool) -> Config:
         if node:
             config.gateway(node)
     except ConfigError as error:
-        if as_json:
-            _say({"file": str(file), "mistakes": [asdict(mistake) for mistake in error.mistakes]})
-            raise typer.Exit(MISTAKES) from None
-        _fail(str(error).splitlines(), MISTAKES, as_json)
+        _tell_mistakes(str(file), error, as_json)
     except UsageError as error:
         _fail([str(error)], MISTAKES, as_json)
     return config
+
+
+def _tell_mistakes(file: str, error: ConfigError, as_json: bool) -> NoReturn:
+    if as_json:
+        _say({"file": file, "mistakes": [asdict(mistake) for mistake in error.mistakes]})
+        raise typer.Exit(MISTAKES) from None
+    _fail(str(error).splitlines(), MISTAKES, as_json)
+
+
+def _check_certificates(config: Config, as_json: bool) -> list[str]:
+    """What is wrong with them that is no mistake; ends the command where they cannot be used."""
+    if config.tls is None:
+        return []
+    try:
+        Certificates.read(config.tls)
+    except CertificateError as error:
+        _tell_mistakes(config.path, ConfigError([replace(error.mistake, file=config.path)]), as_json)
+    return problems_of(config.tls, time.time())
 
 
 def _client(admin: str, config: Path | None, node: str, token_file: Path | None, as_json: bool) -> AdminClient:

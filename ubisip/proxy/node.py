@@ -6,19 +6,20 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from ubisip import keys
 from ubisip.admin.access import read_token
 from ubisip.config import Config
-from ubisip.errors import ConfigError, Mistake, UsageError
+from ubisip.errors import ConfigError, UsageError
 from ubisip.health.observer import Group
 from ubisip.platform import GatewayNode, Peer
 from ubisip.transport.tcp import SECURE
-from ubisip.transport.tls import CertificateError, Certificates
+from ubisip.transport.tls import CertificateError, Certificates, problems_of
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ def warn(node: Node) -> None:
     wanted = [name for name, present in sections if present]
     if wanted:
         log.warning("this version does not serve %s yet: no registrations, no other tiers", " and ".join(wanted))
+    for problem in [] if node.certificates is None else problems_of(node.certificates.config, time.time()):
+        log.warning("%s", problem)
     admin = gateway.admin
     if admin is not None and not node.token and not ipaddress.ip_address(admin.host).is_loopback:
         log.warning("HTTP on %s answers loopback peers only, as no admin_token_file is configured", admin)
@@ -77,7 +80,7 @@ def _certificates(config: Config, gateway: GatewayNode) -> Certificates | None:
     try:
         return Certificates.read(config.tls)
     except CertificateError as error:
-        raise ConfigError([Mistake(0, error.key, error.reason, error.file, config.path)]) from error
+        raise ConfigError([replace(error.mistake, file=config.path)]) from error
 
 
 def _keys(config: Config, gateway: GatewayNode) -> list[bytes]:
