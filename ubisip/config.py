@@ -171,6 +171,7 @@ def _peer(kind: Kind, row: sections.PeerTable, centre: str = "") -> Peer:
         max_calls=row.max_calls,
         max_cps=row.max_cps,
         listener="" if row.listener is None else str(row.listener),
+        tcp=row.tcp,
     )
 
 

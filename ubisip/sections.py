@@ -80,6 +80,9 @@ class PeerTable:
     listener: Annotated[Endpoint | None, _LISTEN] = None
     """The gateway listener it is reached from, written as in `listen`. Default: the first whose network and transport
     fit."""
+    tcp: bool = False
+    """A udp peer that listens on TCP too, at the same port: requests above 1,300 octets go there, and by datagram if it
+    refuses them (RFC 3261 section 18.1.1). Where this is false they go by datagram, in fragments."""
 
 
 @dataclass(frozen=True, slots=True)
