@@ -205,7 +205,8 @@ class Tls:
     key: _File = ""
     """PEM file of its private key. Default: it is in the same file."""
     hosts: Mapping[_HostName, HostCertificate] = field(default_factory=_nothing)
-    """Other certificates, by the host name that a client asks for (SNI)."""
+    """Other certificates, by the host name that a client asks for (SNI): `[tls.hosts."phones.example.net"]` with
+    `certificate` and `key` each."""
     client_ca: _File = ""
     """PEM file of the authorities whose certificates clients may show. Default: they are not asked for any."""
     client_certificates: Literal["optional", "required"] = "optional"
