@@ -71,6 +71,8 @@ class FakeSnapshot:
     draining: bool = False
     hook: bool = False
     record: bool = False
+    credentials_complete: bool = False
+    wall: float = 0.0
 
 
 def statistics() -> dict[str, Any]:
@@ -108,6 +110,12 @@ class FakeWorker:
         self.received: list[tuple[bytes, int, tuple[str, int], int]] = []
         """Messages that came over streams: data, stream, peer, listener."""
         self.stream_failures: list[tuple[bytes, tuple[str, int]]] = []
+        self.users: dict[tuple[str, str], tuple[Any, ...]] = {}
+        """What it was told of each user: three digests, known, lifetime; empty: they could not be had."""
+        self.restored: list[tuple[Any, ...]] = []
+        self.journal = b""
+        self.table: list[tuple[Any, ...]] = []
+        """Its bindings, as rows of ``bindings()``."""
         self.streams_closed: list[int] = []
         self._letters: list[tuple[bytes, tuple[str, int], int, int]] = []
         self._news: list[Event] = []
@@ -179,6 +187,28 @@ class FakeWorker:
     def stream_messages(self) -> list[tuple[bytes, tuple[str, int], int, int]]:
         letters, self._letters = self._letters, []
         return letters
+
+    def credential(self, user: str, realm: str, *what: Any) -> None:
+        self._check_mailbox()
+        self.users[user, realm] = what
+
+    def credential_failed(self, user: str, realm: str) -> None:
+        self._check_mailbox()
+        self.users[user, realm] = ()
+
+    def take_journal(self) -> bytes:
+        journal, self.journal = self.journal, b""
+        return journal
+
+    def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]:
+        end = after + limit
+        return (end if end < len(self.table) else 0), self.table[after:end]
+
+    def restore(self, rows: Sequence[tuple[Any, ...]]) -> int:
+        if any(row[10] == "" for row in rows):
+            raise ValueError("'' is no address")
+        self.restored += rows
+        return len(rows)
 
     def successes(self) -> dict[int, int]:
         return {slot: row["successes"] for slot, row in self.counters["destinations"].items()}

@@ -27,7 +27,7 @@ from ubisip.keys import load_keys
 from ubisip.proxy import gateway as gateway_module
 from ubisip.proxy.gateway import Gateway
 
-COMMANDS = ["check", "key", "status", "switch", "reload"]
+COMMANDS = ["check", "key", "status", "switch", "agents", "reload"]
 
 
 @dataclass

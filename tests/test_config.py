@@ -291,11 +291,11 @@ def test_load_tells_path_and_digest_and_reads_files_beside_the_file(
 
 def test_absolute_file_names_and_what_is_no_file_stay() -> None:
     text = EVERYTHING.replace('"cluster.key"', '"/run/keys"').replace('"sqlite:"', '"sqlite::memory:"')
-    config = Config.parse(text.replace("file:users.csv", "ldap:users"), "/etc")
+    config = Config.parse(text.replace("file:users.csv", "ldap://ldap.test/ou=users"), "/etc")
     assert config.platform.key_file == "/run/keys"
     assert config.store.url == "sqlite::memory:"
     assert config.agents is not None
-    assert config.agents.credentials == "ldap:users"
+    assert config.agents.credentials == "ldap://ldap.test/ou=users"
 
 
 def test_nothing_of_it_can_be_changed(everything: Config) -> None:

@@ -40,6 +40,7 @@ from ubisip.proxy.gateway import Gateway
 from ubisip.proxy.hooks import NewCall
 from ubisip.proxy.sockets import ListenError
 
+TIER = '[tiers.db]\nkind = "mariadb"\nmembers = [{ name = "db1", site = "PA2", address = "127.0.9.1:3306" }]'
 INVITE = (
     b"INVITE sip:0123456789@127.0.9.11 SIP/2.0\r\n"
     b"Via: SIP/2.0/UDP 127.0.9.1:5060;branch=z9hG4bKask\r\n"
@@ -163,11 +164,11 @@ async def test_certificates_are_not_looked_at_where_no_listener_needs_them(tmp_p
 async def test_what_this_version_does_not_serve_is_warned_of_once(
     tmp_path: Path, port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = write_platform(tmp_path, port=port, more='[agents]\nrealm = "r"\ndomains = ["d.test"]')
+    path = write_platform(tmp_path, port=port, more=TIER)
     async with gateway_of(path):
         pass
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "this version does not serve [agents] yet: no registrations, no other tiers"
+        "this version does not serve [tiers] yet: no other tiers are watched"
     ]
 
 

@@ -46,13 +46,24 @@ class Still:
         return {**self._engine.statistics(), "worker": worker, "alive": 0.0}
 
     def own_statistics(self) -> dict[str, dict[str, int]]:
-        return {name: {} for name in ("hook_failures", "hook_answers", "events_lost", "control_errors")}
+        names = ("hook_failures", "hook_answers", "events_lost", "control_errors", "credentials", "in_step")
+        agents = dict.fromkeys(("bindings", "agents", "alive", "one_site"), 0)
+        kept = dict.fromkeys(("snapshot", "journal", "errors"), 0)
+        return {**{name: {} for name in names}, "agents": agents, "bindings_kept": kept}
 
     def status(self) -> dict[str, Any]:
         facts = {"state": "ready", "uptime": 1.0, "panic": frozenset()}
         return status_of(self._node, self._monitor, self._slots, self.statistics(), 0.0, facts)
 
     def switch(self, name: str, state: object, who: str) -> None:
+        raise NotImplementedError
+
+    name = "pa2-gw1"
+
+    async def agents(self, aor: str, after: int, limit: int, only_here: bool) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def agent_marks(self) -> bytes | None:
         raise NotImplementedError
 
     async def reload(self, *, who: str) -> str:

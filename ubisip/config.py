@@ -187,7 +187,14 @@ def _node(row: sections.Gateway, base_dir: str) -> GatewayNode:
 
 
 def _agents(agents: Agents | None, base_dir: str) -> Agents | None:
-    return None if agents is None else replace(agents, credentials=_absolute_url(base_dir, agents.credentials))
+    if agents is None:
+        return None
+    return replace(
+        agents,
+        credentials=_absolute_url(base_dir, agents.credentials),
+        credentials_password_file=_absolute(base_dir, agents.credentials_password_file),
+        credentials_ca_file=_absolute(base_dir, agents.credentials_ca_file),
+    )
 
 
 def _tls(tls: Tls | None, base_dir: str) -> Tls | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from ubisip import address
+from ubisip import address, source_url
 from ubisip.address import SipUri
 from ubisip.platform import Endpoint, Source
 from ubisip.schema import AT_LEAST_ONE, REQUIRED, Between, Expected, From, Matching, Prefixed
@@ -28,7 +28,7 @@ _File = Annotated[str, Matching(r"[^\x00]+", "the name of a file")]
 
 _LISTEN = From(address.parse_listen, address.LISTEN_EXAMPLE)
 _SOURCE = From(address.parse_source, address.SOURCE_EXAMPLE)
-_CREDENTIALS = 'a source such as "file:users.csv" (file: sqlite: mariadb: postgresql: ldap:)'
+_CREDENTIALS = From(source_url.checked, source_url.EXAMPLE)
 _MEMBERS = Expected("at least one { name, site, address }")
 _SOFT = '"" or a URL such as "redis://127.0.0.1:6379/0"'
 _STORE = 'a store such as "sqlite:" or "etcd:http://127.0.0.1:2379"'
@@ -183,6 +183,8 @@ class Limits:
     """Calls tracked at once."""
     memory: Annotated[int, Between(1, 1_048_576)] = 1024
     """MiB of message buffers."""
+    bindings: Annotated[int, Between(1, 10_000_000)] = 250_000
+    """Contacts of agents registered at once; beyond, new ones get 503."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +226,22 @@ class Agents:
     """Realm of digest authentication (RFC 8760)."""
     domains: Annotated[tuple[Annotated[str, _Text], ...], AT_LEAST_ONE, REQUIRED] = ()
     """Domains whose agents register here."""
-    credentials: Annotated[str, Matching(r"(?:file|sqlite|mariadb|postgresql|ldap):.+", _CREDENTIALS)] = ""
-    """Where passwords are looked up: `file:` (name;password or name;realm;ha1 a line), `sqlite:` `mariadb:`
-    `postgresql:` `ldap:`. Default: a hook is asked."""
+    credentials: Annotated[str, _CREDENTIALS] = ""
+    """Where passwords are looked up: `file:` (name;password or name;realm;ha1 a line, or TOML), `sqlite:` and a file;
+    `mariadb:` `postgresql:` `ldap:` and `//user:password@host:port,host:port/database` (of LDAP: base of the search,
+    then `?attribute`). Default: a hook is asked. See [agents](agents.md)."""
+    credentials_query: Annotated[str, _Text] = ""
+    """SQL whose columns are `password` or `ha1`, or an LDAP filter; `:user` and `:realm` stand for what is looked up.
+    Default: `SELECT password FROM users WHERE name = :user`, of LDAP `(uid=:user)`."""
+    credentials_password_file: _File = ""
+    """File whose first line is the password for the source, instead of one in `credentials`."""
+    credentials_ca_file: _File = ""
+    """CA certificates: connections to the source are encrypted and its name is verified. Default: in the clear
+    (PostgreSQL: encrypted, not verified, where the server can)."""
+    credentials_refresh: Annotated[float, Between(1, 86_400)] = 60.0
+    """Seconds that a looked-up password holds; after so long a change in the source is seen."""
+    credentials_cache: Annotated[float, Between(0, 604_800)] = 3600.0
+    """Seconds that agents who were looked up before stay known while the source is down."""
     mirror: Literal["site", "platform", "off"] = "site"
     """Servers that a registration is passed on to: those of the site, all, or none (calls are looked up here)."""
     mirror_quorum: Annotated[int, Between(1, 1_000)] = 1

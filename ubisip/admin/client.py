@@ -7,7 +7,7 @@ import json
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 TIMEOUT = 10.0
 """Seconds for one question."""
@@ -46,6 +46,10 @@ class AdminClient:
 
     def switch(self, name: str, state: str) -> dict[str, Any]:
         return self._ask("POST", f"/api/v1/destinations/{quote(name, safe='')}/switch", {"state": state})
+
+    def agents(self, aor: str, after: int, limit: int, one_site: bool) -> dict[str, Any]:
+        query = urlencode({"aor": aor, "after": after, "limit": limit, "one_site": int(one_site)})
+        return self._ask("GET", f"/api/v1/agents?{query}", None)
 
     def reload(self) -> dict[str, Any]:
         return self._ask("POST", "/api/v1/reload", {})

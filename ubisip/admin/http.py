@@ -13,7 +13,7 @@ from aiohttp import web
 from prometheus_client.exposition import generate_latest
 
 from ubisip.admin.access import guard, who_asks
-from ubisip.admin.face import GatewayFace, UnknownDestination
+from ubisip.admin.face import NODE_HEADER, GatewayFace, NoRegistrar, UnknownDestination
 from ubisip.admin.metrics import registry_of
 from ubisip.errors import UsageError
 from ubisip.platform import Endpoint, Switch
@@ -26,6 +26,11 @@ MAX_CONNECTIONS = 64
 """Connections at a time (some 100 kB each at worst); the oldest is closed for a new one."""
 WORKER_SILENCE = 5.0
 """Seconds without a turn of the worker, which turns every second even when idle, after which it counts as dead."""
+
+MAX_AGENTS = 1_000
+"""Bindings of one answer: some 600 kB."""
+AGENTS = 100
+"""Bindings of one answer unless another number is wished."""
 
 STATES = [state.value for state in Switch]
 PLAIN_METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -90,6 +95,8 @@ def application(gateway: GatewayFace, token: Callable[[], str]) -> web.Applicati
     app.router.add_get("/metrics", _metrics(gateway))
     app.router.add_get("/api/v1/platform", _platform(gateway))
     app.router.add_post("/api/v1/destinations/{name}/switch", _switch(gateway, token))
+    app.router.add_get("/api/v1/agents", _agents(gateway))
+    app.router.add_get("/api/v1/agents/marks", _agent_marks(gateway))
     app.router.add_post("/api/v1/reload", _reload(gateway, token))
     return app
 
@@ -158,6 +165,40 @@ def _wished(body: str) -> Switch | None:
         return Switch(json.loads(body)["state"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _agents(gateway: GatewayFace) -> Handling:
+    async def agents(request: web.Request) -> web.Response:
+        query = request.query
+        after, limit = _number(query.get("after", "0")), _number(query.get("limit", str(AGENTS)))
+        only_here = {"": False, "0": False, "1": True}.get(query.get("one_site", ""))
+        unknown = sorted(set(query) - {"aor", "after", "limit", "one_site"})
+        if unknown or after is None or limit is None or not 0 < limit <= MAX_AGENTS or only_here is None:
+            return _problem(400, f"expected aor=..., after=NUMBER, limit=1 to {MAX_AGENTS}, one_site=0 or 1")
+        try:
+            return web.json_response(await gateway.agents(query.get("aor", ""), after, limit, only_here))
+        except NoRegistrar as error:
+            return _problem(404, str(error))
+
+    return agents
+
+
+def _number(text: str) -> int | None:
+    """A number that fits the core's; None: it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def _agent_marks(gateway: GatewayFace) -> Handling:
+    async def marks(_request: web.Request) -> web.Response:
+        try:
+            body = gateway.agent_marks()
+        except NoRegistrar as error:
+            return _problem(404, str(error))
+        if body is None:
+            return _problem(503, "not counted yet")
+        return web.Response(body=body, headers={NODE_HEADER: gateway.name})
+
+    return marks
 
 
 def _reload(gateway: GatewayFace, token: Callable[[], str]) -> Handling:

@@ -22,6 +22,11 @@ DROPPED = {
     "stray_responses": "stray_response",
 }
 """The core's counters of dropped datagrams, and the cause that each is shown under."""
+REGISTRATIONS = (
+    "registered", "refreshed", "unregistered", "expired", "flows_lost", "challenged", "wrong_passwords",
+    "tries_refused", "replays",
+)  # fmt: skip
+"""The core's counters of what became of REGISTERs and bindings."""
 PER_DESTINATION = (
     ("ubisip_attempts", "attempts", "New calls sent to a destination, first tries and later ones."),
     ("ubisip_answered", "answered", "Calls that a destination answered with a 2xx."),
@@ -53,6 +58,7 @@ class GatewayCollector(Collector):
         own = self._gateway.own_statistics()
         yield from _own(own, statistics["counters"].get("events_lost", 0))
         yield from _streams(own)
+        yield from _agents(own, statistics["counters"])
         yield _worker_silence(self._gateway.silent_for())
 
 
@@ -109,7 +115,7 @@ def _counted(counters: Mapping[str, int]) -> Iterator[Metric]:
             bounds.add_metric([name.removeprefix("bound_").removesuffix("_overflow")], number)
         elif name.startswith("shed_"):
             shed.add_metric([name.removeprefix("shed_")], number)
-        elif name not in ("calls", "events_lost"):
+        elif name not in ("calls", "events_lost", *REGISTRATIONS):
             others.add_metric([name], number)
     yield from (bounds, dropped, shed, others)
 
@@ -175,6 +181,38 @@ def _streams(own: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
     for event, number in own.get("streams", {}).items():
         events.add_metric([event], number)
     yield from (connections, events)
+
+
+def _agents(own: Mapping[str, Mapping[str, int]], counters: Mapping[str, int]) -> Iterator[Metric]:
+    """The registrar's; where there is none, none."""
+    if "agents" not in own:
+        return
+    results = CounterMetricFamily("ubisip_registrations", "What became of REGISTERs and bindings.", labels=["result"])
+    for name in REGISTRATIONS:
+        if name in counters:
+            results.add_metric([name], counters[name])
+    lookups = CounterMetricFamily("ubisip_credentials", "Look-ups of agents' credentials.", labels=["result"])
+    for name, number in own["credentials"].items():
+        lookups.add_metric([name], number)
+    yield from (results, lookups)
+    texts = {
+        "bindings": "Contacts registered here, counted once a minute.",
+        "agents": "Agents with at least one of them.",
+        "alive": "Bindings whose flow is not known to be gone.",
+        "one_site": "Phones registered here that no other site reaches; missing while no other site says.",
+    }
+    for name, number in own["agents"].items():
+        metric = name if name in ("bindings", "agents") else f"{'bindings' if name == 'alive' else 'agents'}_{name}"
+        yield GaugeMetricFamily(f"ubisip_{metric}", texts[name], value=number)
+    in_step = GaugeMetricFamily("ubisip_bindings_in_step", "Bindings that a server has.", labels=["destination"])
+    for name, number in own["in_step"].items():
+        in_step.add_metric([name], number)
+    kept = GaugeMetricFamily("ubisip_bindings_kept_bytes", "Octets of bindings on disk, by file.", labels=["file"])
+    for name in ("snapshot", "journal"):
+        kept.add_metric([name], own["bindings_kept"][name])
+    errors = own["bindings_kept"]["errors"]
+    yield from (in_step, kept)
+    yield CounterMetricFamily("ubisip_bindings_kept_errors", "Writes of bindings to disk that failed.", value=errors)
 
 
 def _worker_silence(seconds: float) -> Metric:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -52,6 +52,47 @@ def configuration_view(config: Config) -> RenderableType:
         f"sites {', '.join(config.sites)}, policy {config.routing.policy}",
     )
     return Group(heading, table)
+
+
+def agents_view(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """A table of bindings, those of an agent together, and a line for each gateway that was asked."""
+    table = Table(header_style="underline", box=None, padding=(0, 1, 0, 0))
+    for name in ("agent", "gateway", "flow", "address", "age", "left", "trip", "servers"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("flow", "age", "left", "trip"))
+    before = ""
+    for row in rows:
+        table.add_row(row["aor"] if row["aor"] != before else "", *_binding(row))
+        before = row["aor"]
+    return Group(table, *(_agent_totals(answer) for answer in answers))
+
+
+def _binding(row: Mapping[str, Any]) -> list[str | Text]:
+    trip = "" if row["round_trip"] is None else f"{row['round_trip'] * 1000:.0f} ms"
+    address = f"{row['listener'].partition(':')[0]}:{row['address']}"
+    return [
+        f"{row['gateway']} ({row['site']})",
+        str(row["reg_id"] or ""),
+        Text(address if row["alive"] else f"{address} (gone)", style="" if row["alive"] else "red"),
+        duration(row["age"]),
+        duration(row["expires"]),
+        trip,
+        _servers(row),
+    ]
+
+
+def _servers(row: Mapping[str, Any]) -> str | Text:
+    """Which servers know the binding: their number when all do, else who does not."""
+    if row["out_of_step"]:
+        return Text(f"not {', '.join(row['out_of_step'])}", style="yellow")
+    return f"all {len(row['in_step'])}" if row["in_step"] else ""
+
+
+def _agent_totals(answer: Mapping[str, Any]) -> Text:
+    totals = answer["totals"]
+    one_site = "" if "one_site" not in totals else f", {totals['one_site']} phones through {answer['site']} only"
+    more = "; more than are shown" if answer["more"] else ""
+    numbers = f"{totals['bindings']} bindings of {totals['agents']} agents"
+    return Text.assemble((answer["gateway"], "bold"), f" at {answer['site']}: {numbers}{one_site}{more}")
 
 
 def _heading(status: Mapping[str, Any]) -> Text:

@@ -41,6 +41,24 @@ class Worker:
         """The messages to send over connections, oldest first; fileno() is readable when some wait."""
     def stream_failed(self, data: bytes, address: tuple[str, int]) -> None:
         """A request from stream_messages() could not be sent to *address*: its attempt has failed."""
+    def credential(
+        self, user: str, realm: str, md5: bytes, sha256: bytes, sha512_256: bytes, known: bool, lifetime: float
+    ) -> None:
+        """The HA1 digests of *user*, for *lifetime* seconds; b"" where there is none. Not *known*: nobody is called so.
+
+        :raises BufferError: the mailbox is full.
+        """
+    def credential_failed(self, user: str, realm: str) -> None:
+        """They cannot be had now: who waits for them gets 503."""
+    def take_journal(self) -> bytes:
+        """Records of what changed in the bindings since the last call, as msgpack; see docs/agents.md."""
+    def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]:
+        """Up to *limit* bindings after number *after*, and the number to go on after: 0 at the end."""
+    def restore(self, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Put back bindings that were kept.
+
+        :raises ValueError: one is none of ours.
+        """
     def stream_closed(self, stream: int) -> None:
         """Connection number *stream* has ended: nothing can be sent over it any more.
 

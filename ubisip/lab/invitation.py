@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,6 +19,11 @@ from ubisip.lab.wire import SDP, Request, new_tag
 
 T = TypeVar("T")
 
+Ways = Mapping[Address, tuple[str, tuple[str, ...]]]
+"""By next hop: Request-URI and Route values."""
+
+ELSEWHERE = frozenset({430, 503})
+"""After these, or silence, another gateway may take the call (RFC 3263 section 4.3, RFC 5626 section 11)."""
 NO_ANSWER = 0
 """Outcome of a call that got no final response at all."""
 
@@ -26,12 +31,16 @@ NO_ANSWER = 0
 class Invitation:
     """Sends the INVITE of *call* through one next hop after the other, each with a new branch, until one takes it."""
 
-    def __init__(self, ua: UserAgent, hops: NextHops, tally: Tally, call: Call, number: str) -> None:
+    def __init__(
+        self, ua: UserAgent, hops: NextHops, tally: Tally, call: Call, number: str, ways: Ways | None = None
+    ) -> None:
+        """*ways* says for each next hop what its INVITE has in Request-URI and Route; None: the number, at that hop."""
         self.given_up = False
         """The caller has hung up before the answer."""
         self._ua = ua
         self._hops = hops
         self._number = number
+        self._ways = ways
         self._tally = tally
         self._call = call
         self._tag = new_tag()
@@ -57,8 +66,8 @@ class Invitation:
         try:
             for hop in hops:
                 outcome = await self._try(hop, patience, last=hop == hops[-1])
-                if self.given_up or (self._heard.done() and outcome != 503):
-                    break  # after 503 or silence the next gateway may take it (RFC 3263 section 4.3)
+                if self.given_up or (self._heard.done() and outcome not in ELSEWHERE):
+                    break
         finally:
             if self._active:
                 self._active.stop()
@@ -90,7 +99,8 @@ class Invitation:
             self._active.stop()
         self._reset()
         self._tally.attempt(self._call, hop)
-        request = replace(self._request, uri=f"sip:{self._number}@{hop[0]}:{hop[1]}")
+        uri, routes = self._ways[hop] if self._ways else (f"sip:{self._number}@{hop[0]}:{hop[1]}", ())
+        request = replace(self._request, uri=uri, routes=routes)
         self._active = self._ua.attempt(request, hop, self._receive)
 
     def _receive(self, attempt: ClientTransaction, response: Message | None) -> None:

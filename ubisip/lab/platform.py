@@ -19,6 +19,9 @@ SBCS = 2
 """SBCs of a centre."""
 SERVERS = 3
 """Telephony servers of a site."""
+DOMAIN = "ubisip.lab"
+"""Realm and domain of the agents."""
+PASSWORD = "lab"
 HEALTH = """\
 interval = 1.0
 fast_interval = 0.5
@@ -56,25 +59,30 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LabPlatform:
-    """Four SBCs, the gateways of both sites, six servers: each has an address of its own."""
+    """Four SBCs, the gateways of both sites, six servers, and agents' phones: each has an address of its own."""
 
     sbcs: tuple[Part, ...]
     gateways: tuple[Part, ...]
     servers: tuple[Part, ...]
+    phones: tuple[Part, ...] = ()
 
     @classmethod
-    def build(cls, gateways: int = 2, network: str = "127.0") -> LabPlatform:
-        """*gateways* a site, on the addresses *network*.1.x (SBCs), .2.x (gateways) and .3.x (servers)."""
+    def build(cls, gateways: int = 2, network: str = "127.0", phones: int = 0) -> LabPlatform:
+        """*gateways* a site, on the addresses *network*.1.x (SBCs), .2.x (gateways), .3.x (servers), .4.x (phones)."""
         return cls(
             sbcs=_parts(f"{network}.1", SBCS, "sbc-{number}"),
             gateways=_parts(f"{network}.2", gateways, "{site}-gw{position}"),
             servers=_parts(f"{network}.3", SERVERS, "{site}-tel{position}"),
+            phones=tuple(
+                Part(f"agent{number}", list(SITES)[number % len(SITES)], (f"{network}.4.{number}", SIP_PORT))
+                for number in range(1, phones + 1)
+            ),
         )
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """Every part."""
-        return self.sbcs + self.gateways + self.servers
+        return self.sbcs + self.gateways + self.servers + self.phones
 
     def near(self, parts: Iterable[Part], site: str) -> tuple[list[Address], list[Address]]:
         """The addresses of those of *parts* that stand in *site*, and of the others."""
@@ -99,6 +107,11 @@ class LabPlatform:
             f'[[servers]]\nname = "{server.name}"\nsite = "{server.site}"\nuri = "sip:{server.sip}"\n'
             for server in self.servers
         ]
+        if self.phones:
+            tables.append(
+                f'[agents]\nrealm = "{DOMAIN}"\ndomains = ["{DOMAIN}"]\n'
+                'credentials = "file:users.csv"\nmirror = "site"\n'
+            )
         tables.append(f"[health.sip]\n{HEALTH}")
         return "\n".join(tables)
 
@@ -110,6 +123,8 @@ class LabPlatform:
         file = folder / "platform.toml"
         file.write_text(self.text())
         keys.create(folder / "cluster.key")
+        if self.phones:
+            (folder / "users.csv").write_text("".join(f"{phone.name};{PASSWORD}\n" for phone in self.phones))
         return file
 
     def is_free(self) -> bool:
@@ -119,13 +134,13 @@ class LabPlatform:
         )
 
 
-def free_platform(gateways: int = 2) -> LabPlatform:
+def free_platform(gateways: int = 2, phones: int = 0) -> LabPlatform:
     """A platform on the first network of 127.0, 127.1 ... 127.254 whose addresses are all free.
 
     :raises OSError: there is none.
     """
     for number in range(255):
-        platform = LabPlatform.build(gateways, f"127.{number}")
+        platform = LabPlatform.build(gateways, f"127.{number}", phones)
         if platform.is_free():
             return platform
     raise OSError("no network in 127.0.0.0/8 has all the addresses of the platform free")

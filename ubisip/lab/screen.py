@@ -51,6 +51,11 @@ class Second:
     ended: int
     failed: int
     lost: int
+    agents: int
+    """Agents' phones."""
+    at_both_sites: int
+    """Phones registered with both sites."""
+    at_one_site: int
     cut: int
     """Calls carried by a server at the moment it was killed."""
     worst: float
@@ -77,7 +82,8 @@ def line(second: Second) -> str:
     news = "".join(f"; {text}" for text in second.news)
     return (
         f"{second.second:3} s: {second.placed} calls, {second.new} new, {second.in_progress} in progress, "
-        f"{second.answered} answered, {second.failed} failed, {second.lost} lost; post-dial delay "
+        f"{second.answered} answered, {second.failed} failed, {second.lost} lost; "
+        f"{second.at_both_sites} of {second.agents} agents at both sites; post-dial delay "
         f"worst {_milliseconds(second.worst)}, p99 {_milliseconds(second.p99)}{news}"
     )
 
@@ -89,7 +95,7 @@ def table(second: Second) -> RenderableType:
 
 def _heading(second: Second) -> Text:
     kinds = [sum(part.kind == kind for part in second.parts) for kind in ("sbc", "gateway", "server")]
-    what = "{} SBCs, {} gateways, {} telephony servers on this machine".format(*kinds)
+    what = "{} SBCs, {} gateways, {} servers, {} agents".format(*kinds, second.agents)
     clock = f"{second.second} of {second.duration:.0f} s"
     return Text.assemble(("ubisip", "bold cyan"), f"  {what}   ", (clock, "bold"))
 
@@ -127,6 +133,9 @@ def _totals(second: Second) -> Table:
     cells = [Text(f"{value:,}", "bold red" if name in bad and value else "bold") for name, value in counts.items()]
     for name in counts:
         grid.add_column(name, justify="right", no_wrap=True)
+    agents = Text(str(second.at_both_sites), "bold" if second.at_both_sites == second.agents else "bold yellow")
+    grid.add_column("agents at both sites", justify="right", no_wrap=True)
+    cells.append(agents)
     for name, delay in (("PDD worst", second.worst), ("PDD p99", second.p99)):
         grid.add_column(name, justify="right", no_wrap=True)
         cells.append(Text(_milliseconds(delay), "bold yellow" if delay > 1 else "bold"))

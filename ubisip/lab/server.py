@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A telephony server that can fall silent, refuse, be overloaded, die and return."""
+"""A telephony server that can fall silent, refuse, be overloaded, die and return; with a queue, its agents answer."""
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import secrets
 
+from ubisip.lab.dialog import Dialog
+from ubisip.lab.invitation import Invitation
 from ubisip.lab.party import Party
+from ubisip.lab.queue import Locations, Queue
+from ubisip.lab.tally import Tally
 from ubisip.lab.transactions import ServerTransaction
 from ubisip.lab.udp import Address
 
@@ -27,6 +33,16 @@ class Server(Party):
 
     mode = Mode.OK
     retry_after = 0
+    queue: Queue | None = None
+    """The agents that take its calls; None: it answers them itself."""
+    legs: Tally
+    """Of its calls to agents."""
+    locations: Locations
+
+    def serve(self, queue: Queue, legs: Tally) -> None:
+        """Let agents answer; they register here."""
+        self.queue, self.legs, self.locations = queue, legs, Locations()
+        self._taken: dict[str, str] = {}
 
     def set_mode(self, mode: Mode) -> None:
         """Change its ways; it keeps its calls.
@@ -46,6 +62,8 @@ class Server(Party):
         for call_id, direction in self.carried.items():
             if direction == "out":
                 self.tally.calls.pop(call_id, None)
+        if self.queue is not None:
+            self._lose_agents(self.queue)
         self.forget()
 
     def start(self) -> None:
@@ -71,6 +89,76 @@ class Server(Party):
             self._busy(transaction)
         else:
             super().on_options(transaction)
+
+    def on_register(self, transaction: ServerTransaction) -> None:
+        if self.queue is None:
+            super().on_register(transaction)
+        elif self.mode is Mode.BUSY:
+            self._busy(transaction)
+        else:
+            contacts = self.locations.take(transaction.request, asyncio.get_running_loop().time())
+            transaction.respond(200, headers=contacts)
+
+    async def _answer(self, transaction: ServerTransaction) -> None:
+        """One call that came in: an agent takes it, if one is free."""
+        now = asyncio.get_running_loop().time()
+        agent = self.queue.take(self.locations.agents(now)) if self.queue is not None else None
+        if agent is None:
+            await super()._answer(transaction)
+            return
+        assert self.queue is not None
+        call_id = transaction.request.call_id
+        self.carried[call_id] = "in"
+        self._taken[call_id] = agent
+        transaction.respond(180, contact=self.contact)
+        await self._connect(transaction, agent)
+        self.carried.pop(call_id, None)
+        self.queue.give_back(self._taken.pop(call_id))
+
+    async def _connect(self, transaction: ServerTransaction, agent: str) -> None:
+        """Call the agent; when he answers the caller is answered too, and either side ends both."""
+        leg = await self._call_agent(agent, transaction)
+        if leg is None:
+            if not transaction.cancelled.done():
+                transaction.respond(480)
+            return
+        if transaction.cancelled.done():
+            await self._bye(leg)
+            return
+        dialog = Dialog.callee(transaction.request, transaction.to_tag)
+        self.dialogs[dialog.call_id, dialog.local_tag] = dialog
+        if not await self.accept(transaction, dialog):
+            self.tally.fault(dialog.call_id, "200 never acknowledged")
+        await asyncio.wait({dialog.ended, leg.ended}, return_when=asyncio.FIRST_COMPLETED)
+        for one in (dialog, leg):
+            if not one.ended.done():
+                await self._bye(one)
+
+    async def _call_agent(self, agent: str, transaction: ServerTransaction) -> Dialog | None:
+        """The call to an agent by the gateways that have his flows, of those that answer; None: he did not take it."""
+        now = asyncio.get_running_loop().time()
+        ways = {way.hop: (way.contact, (way.path,)) for way in self.locations.of(agent, now)}
+        hops = [hop for hop in self.hops.order(now) if hop in ways]
+        call = self.legs.place(f"{secrets.token_hex(10)}@{self.name}")
+        invitation = Invitation(self, self.hops, self.legs, call, agent, ways)
+        transaction.cancelled.add_done_callback(lambda _: invitation.give_up())
+        outcome = await invitation.run(hops, self.behaviour.patience)
+        if isinstance(outcome, Dialog):
+            self.legs.answer(call)
+            self.legs.end(call)
+            return outcome
+        if not transaction.cancelled.done():
+            self.legs.end(call, outcome)
+        self.legs.calls.pop(call.call_id, None)
+        return None
+
+    def _lose_agents(self, queue: Queue) -> None:
+        """The calls to agents die with the server; the agents are free once they notice."""
+        self.legs.died({call_id for call_id, _ in self.dialogs} | set(self.legs.calls))
+        for agent in self._taken.values():
+            queue.give_back(agent)
+        self._taken.clear()
+        self.locations.clear()
 
     def _busy(self, transaction: ServerTransaction) -> None:
         headers = [f"Retry-After: {self.retry_after}"] if self.retry_after else []

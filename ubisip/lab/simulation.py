@@ -7,7 +7,9 @@ import asyncio
 
 from ubisip.lab.nexthops import NextHops
 from ubisip.lab.party import Behaviour, Party
-from ubisip.lab.platform import LabPlatform, Part
+from ubisip.lab.phone import Phone
+from ubisip.lab.platform import SITES, LabPlatform, Part
+from ubisip.lab.queue import Queue
 from ubisip.lab.sbc import Sbc
 from ubisip.lab.server import Server
 from ubisip.lab.tally import Tally
@@ -40,7 +42,17 @@ class Simulation:
             part.name: Server(part.name, part.address, self.tally, hops(part), behaviour=behaviour, seed=seed)
             for part in platform.servers
         }
-        self.parties: dict[str, Party] = {**self.sbcs, **self.servers}
+        self.legs = Tally()
+        """Of the servers' calls to agents."""
+        self.phones = {
+            part.name: Phone(part.name, part.address, self.legs, behaviour=behaviour, seed=seed)
+            for part in platform.phones
+        }
+        queue = Queue(self.phones, seed)
+        for server in self.servers.values() if self.phones else ():
+            server.serve(queue, self.legs)
+        self._registrars = [[part.address for part in platform.gateways if part.site == site] for site in SITES]
+        self.parties: dict[str, Party] = {**self.sbcs, **self.servers, **self.phones}
 
     def open(self) -> None:
         """Bind every socket.
@@ -55,6 +67,11 @@ class Simulation:
         for party in self.parties.values():
             party.close()
             party.forget()
+
+    def register(self) -> None:
+        """Let every phone register with both sites, and stay so."""
+        for phone in self.phones.values():
+            phone.register(self._registrars)
 
     def start_calls(self) -> None:
         """Let everybody place calls."""

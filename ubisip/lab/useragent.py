@@ -172,6 +172,8 @@ class UserAgent:
             self._first_invite(transaction)
         elif request.method == "OPTIONS":
             self.on_options(transaction)
+        elif request.method == "REGISTER":
+            self.on_register(transaction)
         else:
             transaction.respond(405, headers=[ALLOW])
 
@@ -214,6 +216,10 @@ class UserAgent:
     def on_options(self, transaction: ServerTransaction) -> None:
         """Somebody asks whether we live."""
         transaction.respond(200, headers=[ALLOW])
+
+    def on_register(self, transaction: ServerTransaction) -> None:
+        """Somebody registers."""
+        transaction.respond(405, headers=[ALLOW])
 
     async def accept(self, transaction: ServerTransaction, dialog: Dialog) -> bool:
         """Answer an INVITE with 200 and wait for its ACK; False: it never came (section 13.3.1.4)."""

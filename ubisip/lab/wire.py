@@ -16,6 +16,7 @@ REASONS = {
     180: "Ringing",
     200: "OK",
     405: "Method Not Allowed",
+    480: "Temporarily Unavailable",
     481: "Call/Transaction Does Not Exist",
     482: "Loop Detected",
     486: "Busy Here",
@@ -106,6 +107,8 @@ class Request:
     routes: tuple[str, ...] = ()
     contact: str = ""
     body: bytes = b""
+    headers: tuple[str, ...] = ()
+    """Lines that a method needs beside the usual ones."""
 
     def encode(self, sent_by: str, branch: str) -> bytes:
         """The datagram of one attempt."""
@@ -119,7 +122,7 @@ class Request:
             f"Call-ID: {self.call_id}",
             f"CSeq: {self.cseq} {self.method}",
         ]
-        return _encode(lines, self.contact, (), self.body)
+        return _encode(lines, self.contact, self.headers, self.body)
 
 
 def encode_response(

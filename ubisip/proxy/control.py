@@ -25,7 +25,8 @@ from ubisip.proxy.events import HealthChanged, Subscribers
 from ubisip.proxy.hooks import Asking, NewCall
 from ubisip.proxy.logs import Brake
 from ubisip.proxy.node import Node
-from ubisip.proxy.telling import call_event
+from ubisip.proxy.registrations import Registrations
+from ubisip.proxy.telling import call_event, step_event
 from ubisip.transport.tcp import Letter, Streams
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,14 @@ class Control:
     """
 
     def __init__(
-        self, node: Node, slots: Slots, monitor: Monitor, asking: Asking, subscribers: Subscribers, addresses: Addresses
+        self,
+        node: Node,
+        slots: Slots,
+        monitor: Monitor,
+        asking: Asking,
+        subscribers: Subscribers,
+        addresses: Addresses,
+        registrations: Registrations | None = None,
     ) -> None:
         self.node = node
         self.monitor = monitor
@@ -68,6 +76,7 @@ class Control:
         self._asking = asking
         self._subscribers = subscribers
         self._addresses = addresses
+        self._registrations = registrations
         self._worker: Carrying | None = None
         self._streams: Streams | None = None
         self._in_core: tuple[Any, ...] = ()
@@ -100,6 +109,8 @@ class Control:
             draining=self.draining,
             hook=bool(self._asking),
             record=bool(self._subscribers),
+            credentials_complete=self._registrations is not None and self._registrations.complete,
+            wall=time.time() - time.monotonic(),
         )
 
     def refresh(self, now: float) -> None:
@@ -156,6 +167,8 @@ class Control:
             await asyncio.sleep(TICK)
             self.monitor.lag(max(0.0, loop.time() - due), time.monotonic())
             self._guarded("tick", self._tick)
+            if self._registrations is not None:
+                self._guarded("registrations", self._keep_bindings)
             self._guarded("streams", self._send_streams)  # the turn took the worker's call for both
 
     async def _look_up(self) -> None:
@@ -220,6 +233,10 @@ class Control:
         self._tell_doubt(now)
         self.refresh(now)
 
+    def _keep_bindings(self) -> None:
+        assert self._registrations is not None
+        self._registrations.tick(time.monotonic())
+
     def _credit(self, now: float) -> None:
         """Attempts that brought a response are evidence as well."""
         assert self._worker is not None
@@ -236,8 +253,11 @@ class Control:
             self._changed(self.monitor.probed(name, event.status, event.value, now))
         elif event.kind in EVIDENCE:
             self._changed(self.monitor.observe(name, attempt(event.kind, retry_after=event.value), now))
+        elif event.kind == "credentials" and self._registrations is not None:
+            self._registrations.ask(event)
         else:
-            told = call_event(event, name, time.time() - (now - event.time))
+            moment = time.time() - (now - event.time)
+            told = call_event(event, name, moment) or step_event(event, name, moment)
             if told is not None:
                 self._subscribers.publish(told)
 

@@ -34,6 +34,8 @@ GATEWAY_AWAY = 15.0
 """Seconds that the killed gateway stays away at most: user agents repeat a BYE or a 200 for 32 s, not longer."""
 FINISH_WITHIN = 20.0
 """Seconds that calls in progress may take to their end once the time is over."""
+AGENTS = 200
+"""Phones, each registered with both sites; they take the calls that the servers get."""
 ASK_WITHIN = 0.5
 """Seconds a gateway may take to tell what it sees."""
 SHOWN_FAULTS = 10
@@ -53,6 +55,7 @@ class Result:
     calls: int
     answered: int
     ended: int
+    taken_by_agents: int
     failed: dict[int, int]
     """By status."""
     lost: dict[str, list[str]]
@@ -117,7 +120,7 @@ async def _interruptible(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def _demo(duration: float, rate: float, seed: int, show: Show) -> Result:
-    platform = free_platform()
+    platform = free_platform(phones=AGENTS)
     with tempfile.TemporaryDirectory(prefix="ubisip-demo-") as folder, _steady_memory():
         demo = Demo(platform, platform.write(Path(folder)), duration, rate, seed)
         try:
@@ -168,6 +171,7 @@ class Demo:
         self.simulation.open()
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_WITHIN))
         await asyncio.gather(*(gateway.start() for gateway in self.gateways.values()))
+        self.simulation.register()
         self.simulation.start_calls()
         self._start = asyncio.get_running_loop().time()
         self._script = asyncio.create_task(self._play())
@@ -248,7 +252,10 @@ class Demo:
             answered=tally.answered,
             ended=tally.ended,
             failed=tally.failed,
-            lost=len(tally.lost),
+            lost=len(tally.lost) + len(self.simulation.legs.lost),
+            agents=len(self.simulation.phones),
+            at_both_sites=sum(phone.sites == 2 for phone in self.simulation.phones.values()),
+            at_one_site=sum(phone.sites == 1 for phone in self.simulation.phones.values()),
             cut=len(tally.cut),
             worst=delays[-1] if delays else 0.0,
             p99=delays[int(0.99 * len(delays))] if delays else 0.0,
@@ -302,8 +309,8 @@ class Demo:
     # ---- how it ended
 
     def _result(self) -> Result:
-        tally = self.simulation.tally
-        lost, cut = tally.lost, len(tally.cut)
+        tally, legs = self.simulation.tally, self.simulation.legs
+        lost, cut = {**tally.lost, **legs.lost}, len(tally.cut)
         killed = f"{self.dying_server} and {self.dying_gateway} killed"
         verdict = f"{len(lost) or 'no'} call{'s' * (len(lost) > 1)} lost, {tally.failed or 'none'} failed"
         details = [f"{call_id}: {', '.join(faults)}" for call_id, faults in list(lost.items())[:SHOWN_FAULTS]]
@@ -312,6 +319,8 @@ class Demo:
             details.append(f"{len(tally.twice)} calls reached two servers.")
         if cut:
             details.append(f"{cut} calls that {self.dying_server} itself carried when it was killed ended with it.")
+        served = sum(phone.new > 0 for phone in self.simulation.phones.values())
+        details.append(f"{served} of {AGENTS} agents took {legs.answered:,} of them, each registered with both sites.")
         details.append(f"Post-dial delay at worst {1000 * tally.worst_delay:,.0f} ms.")
         if tally.worst_retried:
             delay = f"{1000 * tally.worst_retried:,.0f} ms"
@@ -322,6 +331,7 @@ class Demo:
             calls=tally.placed,
             answered=tally.answered,
             ended=tally.ended,
+            taken_by_agents=legs.answered,
             failed=dict(tally.failures),
             lost=lost,
             cut=cut,

@@ -91,6 +91,81 @@ class SwitchChanged(GatewayEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class AgentEvent(GatewayEvent):
+    """Something that happened to one binding of an agent (RFC 3261 section 10)."""
+
+    aor: str
+    """Address of record: ``user@domain``."""
+    contact: str
+    """The Contact's URI."""
+    instance: str
+    """The phone's +sip.instance (RFC 5626); empty: it has none."""
+    reg_id: int
+    """Which of the phone's flows; 0: it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRegistered(AgentEvent):
+    """A new binding: the agent can be reached by it."""
+
+    address: str
+    """Where the phone is, as seen from here: ``192.0.2.1:5060``."""
+    expires: float
+    """Seconds since the epoch at which it ends unless it is refreshed."""
+    user_agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRefreshed(AgentRegistered):
+    """A binding was registered again before its end, maybe from another address."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentUnregistered(AgentEvent):
+    """The phone took its binding back."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReplaced(AgentEvent):
+    """Another contact took the place of this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentExpired(AgentEvent):
+    """A binding ended because it was not refreshed in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLost(AgentEvent):
+    """The connection that a binding stood on is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInStep(GatewayEvent):
+    """A server has every binding that it should know."""
+
+    server: str
+    after: float
+    """Seconds that it was out of step."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOutOfStep(GatewayEvent):
+    """A server lacks bindings: it returned empty, refused or missed some; they are sent to it again."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsAtOneSite(GatewayEvent):
+    """The number of phones that only one site can reach has changed."""
+
+    count: int
+    instances: tuple[str, ...]
+    """Some of them, by their +sip.instance."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reloaded(GatewayEvent):
     """Another configuration is in force."""
 

@@ -8,13 +8,15 @@ import contextlib
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ubisip.admin.face import UnknownDestination
+from ubisip.admin.face import NoRegistrar, UnknownDestination
 from ubisip.admin.http import Admin
+from ubisip.agents.credentials import Credentials
 from ubisip.config import Config
 from ubisip.core.snapshot import Slots
 from ubisip.core.worker import Worker
@@ -26,6 +28,7 @@ from ubisip.proxy.control import Control
 from ubisip.proxy.events import Draining, Reloaded, Subscribers, Subscription, SwitchChanged
 from ubisip.proxy.hooks import Asking, Hook
 from ubisip.proxy.node import Node, node_of, warn
+from ubisip.proxy.registrations import Registrations
 from ubisip.proxy.sockets import open_listeners, open_stream_listeners
 from ubisip.proxy.status import status_of
 from ubisip.store.audit import AuditLog
@@ -47,21 +50,34 @@ NAMES_LIMIT = 1.0
 class Gateway:
     """A gateway that runs while its ``async with`` block does; leaving the block normally drains it first.
 
-    *node* names one of ``config.gateways``; *hooks* are asked about new calls, see :class:`ubisip.Hook`.
+    *node* names one of ``config.gateways``; *hooks* are asked about new calls, see :class:`ubisip.Hook`, or for the
+    credentials of agents, see :class:`ubisip.Credentials`; an object may be both.
 
     :raises UsageError: what the configuration asks for cannot be had: a key is missing or, on entering, a port taken...
     """
 
-    def __init__(self, config: Config, *, node: str, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(self, config: Config, *, node: str, hooks: Sequence[Hook | Credentials] = ()) -> None:
         self._name = node
         self._node: Node = node_of(config, node)
         self._slots = Slots()
         self._addresses = Addresses()
         self._subscribers = Subscribers()
         self._monitor = Monitor(config.health.sip, self._node.targets, seed=node)
-        self._asking = Asking(hooks, lambda name: name in self._node.peers)
+        _check_hooks(hooks)
+        routing = [hook for hook in hooks if isinstance(hook, Hook)]
+        self._asking = Asking(routing, lambda name: name in self._node.peers)
+        credentials = [hook for hook in hooks if isinstance(hook, Credentials)]
+        self._registrations = (
+            Registrations(self._node, self._slots, credentials, self._subscribers) if config.agents else None
+        )
         self._control = Control(
-            self._node, self._slots, self._monitor, self._asking, self._subscribers, self._addresses
+            self._node,
+            self._slots,
+            self._monitor,
+            self._asking,
+            self._subscribers,
+            self._addresses,
+            self._registrations,
         )
         self._control.check(self._node)
         self._audit = AuditLog(Path(config.platform.state_dir) / "audit.log", node)
@@ -126,10 +142,16 @@ class Gateway:
         snapshot = self._control.snapshot(time.monotonic())
         self._worker = Worker(sockets, snapshot, node.keys, coalesce=config.routing.coalesce / 1000)
         opened.callback(self._send_last)
+        if self._registrations is not None:
+            opened.push_async_callback(self._registrations.close)
+            await self._registrations.prepare(self._worker)
         self._worker.start()
         opened.callback(self._worker.stop)
         self._control.start(self._worker, streams)
         opened.push_async_callback(self._control.stop)
+        if self._registrations is not None:
+            self._registrations.start()
+            opened.push_async_callback(self._registrations.stop)
         if streams is not None:
             await streams.start(self._worker)
             opened.callback(streams.stop_listening)
@@ -250,11 +272,14 @@ class Gateway:
         node = node_of(Config.load(path), self._name)
         _refuse_moves(self._node, node)
         self._control.check(node)
+        credentials = None if self._registrations is None else self._registrations.check(node)
         try:
             worker.set_keys(node.keys)
         except BufferError as error:
             raise UsageError(f"try again: {error}") from error
         self._control.take(node)
+        if self._registrations is not None and credentials is not None:
+            self._registrations.take(node, *credentials)
         _warn_of_restart(self._node, node)
         self._node = node
         if self._admin is not None:
@@ -277,13 +302,37 @@ class Gateway:
     def own_statistics(self) -> Mapping[str, Mapping[str, int]]:
         """What the control thread counts: hooks' failures and answers, events lost, its own faults, streams."""
         streams = {} if self._streams is None else self._streams.statistics()
+        agents = {} if self._registrations is None else self._registrations.statistics()
         return {
             **streams,
+            **agents,
             "hook_failures": self._asking.failures,
             "hook_answers": self._asking.answers,
             "events_lost": {"subscription": self._subscribers.lost},
-            "control_errors": self._control.errors,
+            "control_errors": self._control.errors + (self._registrations.errors if self._registrations else Counter()),
         }
+
+    async def agents(self, aor: str = "", after: int = 0, limit: int = 100, only_here: bool = False) -> dict[str, Any]:
+        """Bindings of agents on this gateway: what ``GET /api/v1/agents`` answers, see docs/agents.md.
+
+        *aor* is an address of record or its user part; *only_here*: phones that no other site reaches.
+
+        :raises NoRegistrar: the configuration has no [agents].
+        :raises UsageError: the gateway does not run.
+        """
+        return await self._registrar().agents(aor, after, limit, only_here)
+
+    def agent_marks(self) -> bytes | None:
+        """What stands for each phone that is reached from here, for other sites; None: not counted yet.
+
+        :raises NoRegistrar: the configuration has no [agents].
+        """
+        return self._registrar().marks()
+
+    def _registrar(self) -> Registrations:
+        if self._registrations is None:
+            raise NoRegistrar
+        return self._registrations
 
     def silent_for(self) -> float:
         """Seconds since the worker's last turn; it turns at least once a second."""
@@ -319,6 +368,15 @@ class Gateway:
             log.error("the audit log %s cannot be written: %s", self._audit.path, error)
 
 
+def _check_hooks(hooks: Sequence[object]) -> None:
+    """
+    :raises UsageError: one is no hook.
+    """
+    for hook in hooks:
+        if not isinstance(hook, Hook | Credentials):
+            raise UsageError(f"a hook has a method `choose` or `credentials`; {type(hook).__name__} has neither")
+
+
 def _close(sockets: Sequence[socket.socket | None]) -> None:
     for one in sockets:
         if one is not None:
@@ -333,6 +391,8 @@ def _refuse_moves(old: Node, new: Node) -> None:
     moved = [name for name in ("listen", "admin") if getattr(old.gateway, name) != getattr(new.gateway, name)]
     if old.config.platform.state_dir != new.config.platform.state_dir:
         moved.append("state_dir")
+    if (old.config.agents is None) != (new.config.agents is None):
+        moved.append("[agents]")
     if moved:
         raise UsageError(
             f"{new.config.path}: {' and '.join(moved)} of {new.gateway.name} changed: this needs a restart"

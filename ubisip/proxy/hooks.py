@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ubisip.core.message import Message
 from ubisip.proxy.logs import Brake
@@ -40,6 +40,7 @@ class NewCall:
     """The INVITE as it came."""
 
 
+@runtime_checkable
 class Hook(Protocol):
     """Chooses the destination of new calls.
 

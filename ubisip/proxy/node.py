@@ -63,10 +63,8 @@ def node_of(config: Config, name: str) -> Node:
 def warn(node: Node) -> None:
     """Tell, once for each configuration, what it asks for that will not be done."""
     config, gateway = node.config, node.gateway
-    sections = (("[agents]", config.agents is not None), ("[tiers]", bool(config.tiers)))
-    wanted = [name for name, present in sections if present]
-    if wanted:
-        log.warning("this version does not serve %s yet: no registrations, no other tiers", " and ".join(wanted))
+    if config.tiers:
+        log.warning("this version does not serve [tiers] yet: no other tiers are watched")
     for problem in [] if node.certificates is None else problems_of(node.certificates.config, time.time()):
         log.warning("%s", problem)
     admin = gateway.admin

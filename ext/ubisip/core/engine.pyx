@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Sans-I/O whole: datagrams in, datagrams out, time as an argument (DESIGN section 2)."""
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 from typing import NamedTuple
 
+from ubisip.core.accounts cimport accounts_close, accounts_open
 from ubisip.core.address cimport Address, Flow, address_from_text, address_to_python
-from ubisip.core.events cimport EVENT_PROBE, emit, events_close, events_open, take_events
+from ubisip.core.bindings cimport bindings_close, bindings_open, find_flow, read_bindings, restore_bindings
+from ubisip.core.digest cimport ALGORITHMS
+from ubisip.core.events cimport EVENT_PROBE, emit, events_close, events_open, take_events, take_journal
 from ubisip.core.machines cimport CLIENT_OTHER, SERVER_INVITE
 from ubisip.core.message cimport METHOD_ACK, METHOD_OPTIONS, ParsedMessage, parse_message
 from ubisip.core.outbox cimport (
@@ -19,10 +23,15 @@ from ubisip.core.proxy cimport (
     STREAMS_CLOSED, Proxy,
 )
 from ubisip.core.forward cimport KEY_PROBE
+from ubisip.core.mirror cimport bring_in_step, is_told, server_emptied
+from ubisip.core.registrar cimport (
+    credentials_failed, credentials_known, expire_bindings, flow_lost, is_for_registrar,
+)
 from ubisip.core.reply cimport answer
 from ubisip.core.request cimport decide, receive_request, server_timer
 from ubisip.core.response cimport client_timer, leave_destination, receive_response, transport_failed
 from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_peer, set_hop
+from ubisip.core.stun cimport is_stun, receive_stun
 from ubisip.core.targets cimport forget_old_calls, targets_close, targets_open
 from ubisip.core.timers cimport NEVER, TICK_BITS, wheel_next, wheel_pop
 from ubisip.core.token cimport MAX_KEYS, read_hex
@@ -42,7 +51,9 @@ COUNTER_NAMES = (
     "abandoned_cancelled", "stateless_responses", "forged_responses", "stray_responses", "stranger_responses",
     "bad_tokens", "loops", "shed_draining", "shed_overload", "shed_capacity", "shed_source", "shed_routes",
     "no_destination", "bound_transactions", "bound_memory", "bound_calls", "bound_edits", "timeouts", "refused",
-    "silent", "hook_late", "streams_closed", "wrong_events",
+    "silent", "hook_late", "registered", "refreshed", "unregistered", "expired", "flows_lost", "challenged",
+    "wrong_passwords", "tries_refused", "replays", "shed_registers", "bound_bindings", "mirrored_registers",
+    "mirror_failures", "agent_calls", "flow_failed", "stun", "streams_closed", "wrong_events",
 )
 
 cdef enum:
@@ -65,6 +76,9 @@ cdef void set_now(Proxy* p, int64_t now) noexcept nogil:
     if p.transactions.wheel.armed == 0:
         p.transactions.wheel.soonest = NEVER
         p.transactions.wheel.tick = now >> TICK_BITS  # an empty wheel need not be turned through the idle time
+    if p.bindings.wheel.armed == 0:
+        p.bindings.wheel.soonest = NEVER
+        p.bindings.wheel.tick = now >> TICK_BITS
 
 
 cdef bint is_keep_alive(const uint8_t* data, uint32_t size) noexcept nogil:
@@ -78,7 +92,7 @@ cdef bint is_keep_alive(const uint8_t* data, uint32_t size) noexcept nogil:
 cdef void refuse_malformed(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
     """The answer that a fault calls for; responses, ACKs, and what shows no way back are dropped."""
     if not m.is_request or m.method == METHOD_ACK or not m.via_sound or m.start_end == 0 or \
-            find_peer(p.view, from_) < 0:
+            not (find_peer(p.view, from_) >= 0 or find_flow(&p.bindings, from_) or is_for_registrar(p, m)):
         p.counters[MALFORMED_DROPPED] += 1
         return
     p.counters[MALFORMED_REQUESTS] += 1
@@ -89,8 +103,12 @@ cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flo
     """One datagram's way through the core. *data* is readable for SCAN_PADDING octets beyond *size*."""
     set_now(p, now)
     p.counters[RECEIVED] += 1
+    if memcmp(data, b"REGISTER ", 9) != 0:
+        p.hurried = True
     if is_keep_alive(data, size):
         p.counters[KEEP_ALIVES] += 1
+    elif is_stun(data, size):
+        receive_stun(p, data, size, from_)
     elif not parse_message(&p.message, data, size):
         refuse_malformed(p, &p.message, from_)
     elif p.message.is_request:
@@ -109,6 +127,10 @@ cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
     if now - p.swept > 1000000:
         p.swept = now
         forget_old_calls(&p.targets, now)
+    if p.bindings.used:
+        expire_bindings(p)
+        if p.registrar.sweep_at and p.registrar.sweep_at <= now:
+            bring_in_step(p)
     for _fired in range(TIMERS_A_TURN):
         if outbox_nearly_full(&p.outbox):
             return True
@@ -123,15 +145,28 @@ cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
 
 
 cdef int64_t engine_next_timer(const Proxy* p) noexcept nogil:
-    return wheel_next(&p.transactions.wheel)
+    cdef int64_t due = wheel_next(&p.transactions.wheel), other
+    if p.bindings.used == 0:
+        return due
+    other = wheel_next(&p.bindings.wheel)
+    if p.registrar.sweep_at:
+        other = min(other, p.registrar.sweep_at) if other >= 0 else p.registrar.sweep_at
+    return other if due < 0 or 0 <= other < due else due
 
 
 cdef void engine_swap(Proxy* p, const PlatformView* view, int64_t now) noexcept nogil:
     """Use another snapshot; what has gone down since the last one is left by the attempts that wait for it."""
     cdef const PlatformView* before = p.view
+    cdef bint heard[DESTINATIONS]
     cdef int slot
     set_now(p, now)
+    for slot in range(view.destination_count):
+        heard[slot] = is_told(p, slot)
     p.view = view
+    p.bindings.wall = view.wall
+    for slot in range(view.destination_count):
+        if is_told(p, slot) and not heard[slot]:
+            server_emptied(p, slot)
     p.transactions.pool.most = view.max_memory
     for slot in range(before.destination_count):
         if before.destinations[slot].present and before.destinations[slot].usable and \
@@ -180,6 +215,20 @@ cdef void engine_stream_closed(Proxy* p, uint32_t stream, int64_t now) noexcept 
     """Connection number *stream* has ended; its number is not given out again."""
     set_now(p, now)
     p.counters[STREAMS_CLOSED] += 1
+    flow_lost(p, stream)
+
+
+cdef void engine_credentials(Proxy* p, const uint8_t* data, uint32_t size, int has, bint failed, int64_t lifetime,
+                             int64_t now) noexcept nogil:
+    """What was found out about a user: two lengths of 16 bits, 96 octets of digests, his name, the realm."""
+    cdef uint32_t user = <uint32_t>data[0] << 8 | data[1], realm = <uint32_t>data[2] << 8 | data[3]
+    set_now(p, now)
+    if 100 + user + realm != size:
+        return
+    if failed:
+        credentials_failed(p, data + 100, user, realm)
+    else:
+        credentials_known(p, data + 100, user, realm, data + 4, has, lifetime)
 
 
 cdef bint engine_decide(Proxy* p, int64_t handle, int slot, int64_t now) noexcept nogil:
@@ -213,10 +262,17 @@ cdef Proxy* open_proxy(Snapshot snapshot, keys, int64_t now) except NULL:
     memcpy(p.secret, <const char*>secret, 16)
     if not (transactions_open(&p.transactions, snapshot.view.max_transactions, now)
             and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox)
-            and events_open(&p.events) and events_open(&p.streams)):
+            and events_open(&p.events) and events_open(&p.streams) and events_open(&p.journal)
+            and bindings_open(&p.bindings, snapshot.view.agents.max_bindings or 1, now)
+            and accounts_open(&p.accounts, snapshot.view.agents.max_bindings or 1)):
         close_proxy(p)
         raise MemoryError
     p.transactions.pool.most = snapshot.view.max_memory
+    memcpy(p.bindings.secret, <const char*>secret, 16)
+    memcpy(p.accounts.secret, <const char*>secret, 16)
+    p.bindings.wall = snapshot.view.wall
+    p.bindings.journal = &p.journal
+    p.registrar.algorithms = (1 << ALGORITHMS) - 1
     try:
         set_key_ring(p, keys)
     except ValueError:
@@ -232,6 +288,9 @@ cdef void close_proxy(Proxy* p) noexcept:
         outbox_close(&p.outbox)
         events_close(&p.events)
         events_close(&p.streams)
+        events_close(&p.journal)
+        bindings_close(&p.bindings)
+        accounts_close(&p.accounts)
         free(p)
 
 
@@ -263,12 +322,29 @@ cdef dict proxy_statistics(Proxy* p):
         "buffers": p.transactions.pool.out,
         "pending": p.pending,
         "calls": p.targets.call_count,
+        "bindings": p.bindings.used - p.bindings.gone,
+        "agents": p.bindings.agents,
         "pdd": {
             "buckets": [(pdd_bounds[i], p.pdd.bucket[i]) for i in range(PDD_BUCKETS)],
             "sum": p.pdd.sum / 1e6, "count": p.pdd.count,
         },
         "destinations": destination_statistics(p),
     }
+
+
+cdef tuple credential_letter(str user, str realm, bytes md5, bytes sha256, bytes sha512_256, bint known):
+    """As engine_credentials() reads it, with the algorithms there are.
+
+    :raises ValueError: a digest is not as long as its algorithm's.
+    """
+    cdef bytes name = user.encode("utf-8", "surrogateescape"), where = realm.encode("utf-8", "surrogateescape")
+    if len(md5) not in (0, 16) or len(sha256) not in (0, 32) or len(sha512_256) not in (0, 32):
+        raise ValueError("HA1 digests have 16, 32 and 32 octets, or none")
+    if len(name) > 512 or len(where) > 512:
+        raise ValueError("no user or realm is that long")
+    has = sum(1 << number for number, each in enumerate((md5, sha256, sha512_256)) if each) if known else 0
+    digests = md5.ljust(32, b"\0") + sha256.ljust(32, b"\0") + sha512_256.ljust(32, b"\0")
+    return len(name).to_bytes(2, "big") + len(where).to_bytes(2, "big") + digests + name + where, has
 
 
 cdef class Engine:
@@ -349,6 +425,29 @@ cdef class Engine:
 
     def statistics(self):
         return proxy_statistics(self.proxy)
+
+    def credential(self, str user, str realm, bytes md5, bytes sha256, bytes sha512_256, bint known, double lifetime,
+                   double now):
+        cdef bytes letter
+        cdef int has
+        cdef int64_t microseconds = 0 if lifetime == INFINITY else max(1, to_us(lifetime))
+        letter, has = credential_letter(user, realm, md5, sha256, sha512_256, known)
+        engine_credentials(self.proxy, <const uint8_t*><const char*>letter, <uint32_t>len(letter), has, False,
+                           microseconds, to_us(now))
+
+    def credential_failed(self, str user, str realm, double now):
+        cdef bytes letter = credential_letter(user, realm, b"", b"", b"", False)[0]
+        engine_credentials(self.proxy, <const uint8_t*><const char*>letter, <uint32_t>len(letter), 0, True, 0,
+                           to_us(now))
+
+    def take_journal(self):
+        return take_journal(&self.proxy.journal)
+
+    def bindings(self, uint32_t after, uint32_t limit, double now):
+        return read_bindings(&self.proxy.bindings, after, limit, to_us(now))
+
+    def restore(self, rows, double now):
+        return restore_bindings(&self.proxy.bindings, rows, to_us(now))
 
     def set_overloaded(self, bint overloaded):
         """What the worker does when it cannot keep up: new calls are shed until it says otherwise."""

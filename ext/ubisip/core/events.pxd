@@ -15,12 +15,16 @@ cdef enum EventKind:
     EVENT_REFUSED
     EVENT_SILENT
     EVENT_BUSY
+    EVENT_CREDENTIALS        # an agent's digests are wanted
+    EVENT_IN_STEP            # a server has every binding
+    EVENT_OUT_OF_STEP
     EVENT_SETUP
     EVENT_RINGING
     EVENT_ANSWERED
     EVENT_FAILED
     EVENT_FAILOVER
     EVENT_ENDED
+    EVENT_BINDING            # a change of a binding; only in the journal
     EVENT_STREAM             # a message for a connection; only in the ring of those
 
 
@@ -52,4 +56,5 @@ cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status
                const uint8_t* data, uint32_t length) noexcept nogil
 cdef void put_stream_message(Events* events, const uint8_t* data, uint32_t length, const Flow* to) noexcept nogil
 cdef list take_events(Events* events)
+cdef bytes take_journal(Events* events)
 cdef list take_stream_messages(Events* events)

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
+from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ cdef extern from "ring.h" nogil:
     void store_release_long(uint64_t* word, uint64_t value) noexcept
 
 
-EVENT_KINDS = ("ask", "probe", "refused", "silent", "busy", "setup", "ringing", "answered", "failed", "failover",
+EVENT_KINDS = ("ask", "probe", "refused", "silent", "busy", "credentials",
+               "in_step", "out_of_step", "setup", "ringing", "answered", "failed", "failover",
                "ended")
 
 
@@ -54,7 +56,7 @@ cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status
                const uint8_t* data, uint32_t length) noexcept nogil:
     cdef EventRecord* record
     cdef uint8_t* copy = NULL
-    if kind != EVENT_ASK and kind != EVENT_STREAM and length > EVENT_CALL_ID:
+    if kind >= EVENT_SETUP and kind <= EVENT_ENDED and length > EVENT_CALL_ID:
         length = EVENT_CALL_ID
     if events.tail - load_acquire(&events.head) == EVENT_RING or \
             events.put - load_acquire_long(&events.taken) + length > EVENT_OCTETS:
@@ -77,7 +79,7 @@ cdef void emit(Events* events, EventKind kind, int64_t now, int slot, int status
     record.data = copy
     record.length = length
     store_release(&events.tail, events.tail + 1)
-    if kind <= EVENT_BUSY or kind == EVENT_STREAM:
+    if kind <= EVENT_OUT_OF_STEP or kind == EVENT_STREAM:
         events.urgent = True
 
 
@@ -132,3 +134,25 @@ cdef list take_events(Events* events):
         head += 1
         store_release(&events.head, head)
     return taken
+
+
+cdef bytes take_journal(Events* events):
+    """The data of every event in the ring, one after the other."""
+    cdef uint32_t tail = load_acquire(&events.tail), head = events.head, at
+    cdef uint64_t size = 0
+    cdef EventRecord* record
+    cdef bytes joined
+    cdef char* out
+    for at in range(head, tail):
+        size += events.ring[at % EVENT_RING].length
+    joined = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+    out = joined
+    for at in range(head, tail):
+        record = &events.ring[at % EVENT_RING]
+        memcpy(out, record.data, record.length)
+        out += record.length
+        free(record.data)
+        record.data = NULL
+    store_release_long(&events.taken, events.taken + size)
+    store_release(&events.head, tail)
+    return joined

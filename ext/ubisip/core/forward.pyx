@@ -55,6 +55,9 @@ cdef void edit_request_uri(Proxy* p, const ParsedMessage* m, const RoutePlan* pl
     """Step 2: the target's host and port take the place of ours; what no Request-URI may carry is left out."""
     cdef Span forbidden
     cdef const Destination* destination
+    if plan.target != NULL:
+        edit(&p.edits, m.uri.at, m.uri.length, <const char*>plan.target, plan.target_length)
+        return
     if plan.has_route and not plan.loose:
         edit(&p.edits, m.uri.at, m.uri.length, <const char*>(m.data + plan.route.at), plan.route.length)
         return
@@ -102,16 +105,16 @@ cdef bint makes_dialog(const ParsedMessage* m) noexcept nogil:
         and m.method != METHOD_MESSAGE and m.method != METHOD_PUBLISH and m.method != METHOD_ACK
 
 
-cdef void edit_record_route(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, const Flow* hop,
-                            int slot, uint32_t at) noexcept nogil:
+cdef void edit_record_route(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, uint64_t from_agent,
+                            const RoutePlan* plan, const Flow* hop, int slot, uint32_t at) noexcept nogil:
     """Step 4: one value, or two when the sides differ (RFC 5658); both carry the token that routes the dialog."""
     cdef Token token
     cdef char text[TOKEN_LENGTH]
     cdef int line = m.first[HEADER_RECORD_ROUTE]
     if not makes_dialog(m):
         return
-    token.caller = p.view.destinations[from_slot].id if from_slot >= 0 else 0
-    token.callee = p.view.destinations[slot].id if slot >= 0 else 0
+    token.caller = p.view.destinations[from_slot].id if from_slot >= 0 else from_agent
+    token.callee = p.view.destinations[slot].id if slot >= 0 else plan.agent
     token.tag = tag_hash(m, m.from_.tag)
     token.caller_listener = from_.listener
     token.callee_listener = hop.listener
@@ -128,6 +131,11 @@ cdef void edit_routes(Proxy* p, const ParsedMessage* m, const RoutePlan* plan) n
     cdef int line = m.first[HEADER_ROUTE], i
     cdef bint strict = plan.has_route and not plan.loose
     cdef uint32_t at
+    if plan.path_length:
+        at = m.headers[m.first[HEADER_VIA]].line
+        insert(&p.edits, at, b"Route: ", 7)
+        insert(&p.edits, at, <const char*>plan.path, plan.path_length)
+        insert(&p.edits, at, b"\r\n", 2)
     if line < 0 or (plan.first == 0 and plan.end == plan.count and not strict):
         return
     at = m.headers[line].line
@@ -156,7 +164,7 @@ cdef void insert_via(Proxy* p, uint32_t at, const Listener* listener, const Bran
 
 
 cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8_t number, int slot,
-                      Branch* branch) noexcept nogil:
+                      const RoutePlan* plan, Branch* branch) noexcept nogil:
     """The branch is a pure function of the request, the attempt and the destination (DESIGN section 5)."""
     cdef Vouched vouched
     vouched.data = m.data
@@ -170,22 +178,24 @@ cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8
     vouched.response_to = from_.peer
     if not m.via.has_rport:
         vouched.response_to.port = m.via.port if m.via.port else 5060
-    branch.attempt = number
+    # The branches of a fork differ in their agents, in whatever order these are found.
+    branch.attempt = plan.number if plan.agent else number
     branch.listener = from_.listener
-    branch.destination = p.view.destinations[slot].id if slot >= 0 else 0
+    branch.destination = p.view.destinations[slot].id if slot >= 0 else <uint32_t>plan.agent
     branch.loop = loop_hash(m)
     sign_branch(&p.keys, branch, &vouched)
 
 
-cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, const RoutePlan* plan,
-                            const Flow* hop, int slot, const Branch* branch, uint8_t** out) noexcept nogil:
+cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, uint64_t from_agent,
+                            const RoutePlan* plan, const Flow* hop, int slot, const Branch* branch,
+                            uint8_t** out) noexcept nogil:
     """Splice the request as it goes on into the outbox's room; gives its length, 0 when there is no room for it."""
     cdef uint32_t at = m.headers[m.first[HEADER_VIA]].line
     edits_clear(&p.edits)
     edit_request_uri(p, m, plan, slot)
     insert_via(p, at, &p.view.listeners[hop.listener], branch)
     edit_max_forwards(p, m, at)
-    edit_record_route(p, m, from_, from_slot, hop, slot, at)
+    edit_record_route(p, m, from_, from_slot, from_agent, plan, hop, slot, at)
     mark_via(m, from_, &p.edits)
     edit_routes(p, m, plan)
     if hop.stream:
@@ -227,8 +237,8 @@ cdef bint fall_back(Proxy* p, uint32_t client) noexcept nogil:
             not parse_message(&p.stored, s.request.data, s.request.size) or preprocess(p, &p.stored, &plan) != 0:
         return False
     set_hop(p.view, t.slot, &hop)
-    make_branch(p, &p.stored, &s.flow, t.attempt, t.slot, &branch)
-    size = write_request(p, &p.stored, &s.flow, s.slot, &plan, &hop, t.slot, &branch, &out)
+    make_branch(p, &p.stored, &s.flow, t.attempt, t.slot, &plan, &branch)
+    size = write_request(p, &p.stored, &s.flow, s.slot, s.agent, &plan, &hop, t.slot, &branch, &out)
     if size == 0:
         return False
     release(&p.transactions.pool, &t.request)
@@ -252,10 +262,10 @@ cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const Route
     cdef uint64_t key[2]
     cdef uint8_t* out = NULL
     cdef uint32_t size, client
-    make_branch(p, m, &s.flow, s.attempt, slot, &branch)
-    size = write_request(p, m, &s.flow, s.slot, plan, &to, slot, &branch, &out)
+    make_branch(p, m, &s.flow, s.attempt, slot, plan, &branch)
+    size = write_request(p, m, &s.flow, s.slot, s.agent, plan, &to, slot, &branch, &out)
     if size > LARGEST_BY_UDP and over_tcp(p, slot, &to):
-        size = write_request(p, m, &s.flow, s.slot, plan, &to, slot, &branch, &out)
+        size = write_request(p, m, &s.flow, s.slot, s.agent, plan, &to, slot, &branch, &out)
     if size == 0:
         return False
     key[0] = branch.mac
@@ -277,6 +287,8 @@ cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const Route
     t.attempt = s.attempt
     t.method = s.method
     t.slot = <short>slot
+    t.agent = plan.agent
+    t.reg_id = plan.reg_id
     t.flow = to
     t.call = s.call
     t.cseq = m.cseq
@@ -365,8 +377,8 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_,
     cdef Branch branch
     cdef uint8_t* out = NULL
     cdef uint32_t size
-    make_branch(p, m, from_, number, slot, &branch)
-    size = write_request(p, m, from_, -1, plan, hop, slot, &branch, &out)
+    make_branch(p, m, from_, number, slot, plan, &branch)
+    size = write_request(p, m, from_, -1, 0, plan, hop, slot, &branch, &out)
     if size:
         outbox_commit(&p.outbox, size, hop)
 
@@ -495,8 +507,8 @@ cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, 
     cdef uint32_t size
     if preprocess(p, m, &plan) != 0:
         return
-    make_branch(p, m, from_, number, slot, &branch)
-    size = write_request(p, m, from_, -1, &plan, hop, slot, &branch, &out)
+    make_branch(p, m, from_, number, slot, &plan, &branch)
+    size = write_request(p, m, from_, -1, 0, &plan, hop, slot, &branch, &out)
     if size == 0 or size > DATAGRAM:
         return
     # Only our Via goes on, for a CANCEL is hop by hop: what was spliced is read again, away from the outbox's

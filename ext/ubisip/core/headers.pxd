@@ -32,3 +32,4 @@ cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil
 cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* out) noexcept nogil
 cdef bint via_response_address(const uint8_t* data, const Via* via, Address* out) noexcept nogil
 cdef bint read_host(Cursor* c, Span* host) noexcept nogil
+cdef bint read_parameter(Cursor* c, Span* name, Span* value) noexcept nogil

@@ -12,10 +12,16 @@
 #endif
 #define TABLE_AT_ONCE ((uint64_t)8 << 20)
 
+/* Address space whose pages come as they are used; NULL: there is none. */
+static inline void *table_reserve(uint64_t octets) {
+  void *memory = mmap(NULL, octets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
 /* NULL: there is none. */
 static inline void *table_open(uint64_t octets) {
-  void *memory = mmap(NULL, octets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return NULL;
+  void *memory = table_reserve(octets);
+  if (!memory) return NULL;
   /* A wish: an older kernel refuses it, and all works the same. */
   (void)madvise(memory, octets < TABLE_AT_ONCE ? octets : TABLE_AT_ONCE, MADV_POPULATE_WRITE);
   return memory;

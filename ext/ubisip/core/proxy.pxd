@@ -2,11 +2,14 @@
 """The state of one proxy core, which the steps of a message's way share: one worker owns it, so nothing is locked."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from ubisip.core.accounts cimport Accounts
+from ubisip.core.address cimport Flow
+from ubisip.core.bindings cimport Bindings
 from ubisip.core.edits cimport Edits
 from ubisip.core.events cimport Events
 from ubisip.core.message cimport ParsedMessage
 from ubisip.core.outbox cimport Outbox
-from ubisip.core.snapshot cimport PlatformView
+from ubisip.core.snapshot cimport DESTINATIONS, PlatformView
 from ubisip.core.targets cimport RateLimit, Targets
 from ubisip.core.token cimport KeyRing
 from ubisip.core.transactions cimport Transactions
@@ -52,9 +55,55 @@ cdef enum:
     REFUSED                  # ICMP errors that ended an attempt
     SILENT
     HOOK_LATE                # the default policy decided: the hook's answer came too late
+    REGISTERED               # bindings made
+    REFRESHED
+    UNREGISTERED
+    EXPIRED
+    FLOWS_LOST
+    CHALLENGED               # 401 to a REGISTER without credentials, or with an old nonce
+    WRONG_PASSWORDS
+    TRIES_REFUSED            # too many wrong passwords from one source
+    REPLAYS                  # a nonce used twice
+    SHED_REGISTERS           # 503 with Retry-After to a REGISTER
+    BOUND_BINDINGS
+    MIRRORED_REGISTERS       # sent to servers
+    MIRROR_FAILURES
+    AGENT_CALLS              # requests outside a dialog sent to agents
+    FLOW_FAILED              # 430
+    STUN                     # keep-alives answered
     STREAMS_CLOSED           # connections that ended: nothing goes over them any more
     WRONG_EVENTS             # a state machine met what cannot happen
     COUNTERS
+
+
+cdef enum:
+    PARKED_REGISTERS = 1024  # that wait for the digests of their agents; beyond it: 503
+    TRIES = 16384            # sources that gave a wrong password lately; a newer one takes the place of an older
+
+
+cdef struct ParkedRegister:
+    int64_t handle           # of its server transaction; 0: the place is free
+    uint64_t account
+    Flow source
+
+
+cdef struct Tries:
+    uint64_t key
+    RateLimit left
+
+
+cdef struct Registrar:
+    ParkedRegister parked[PARKED_REGISTERS]
+    Tries tries[TRIES]
+    uint32_t salt
+    uint8_t algorithms       # that every account has: what one we do not know is offered
+    uint32_t sweep           # where the search for bindings that servers lack goes on
+    int64_t sweep_at         # when it goes on; 0: every server is in step
+    bint lacks[DESTINATIONS]     # servers that lacked one of those looked at since the table's beginning
+    bint lagging[DESTINATIONS]   # servers that lack bindings
+    bint refused[DESTINATIONS]   # servers that refused a datagram and have not answered since
+    uint32_t asking[DESTINATIONS]  # REGISTERs of ours on their way to each server
+    int64_t lag_since[DESTINATIONS]
 
 
 cdef struct Histogram:
@@ -80,6 +129,12 @@ cdef struct Proxy:
     uint64_t responses[7]    # by class, sent to the caller's side
     uint32_t pending         # INVITE server transactions without a final response
     bint overloaded          # the worker cannot keep up: shed new calls
+    bint hurried             # something came that is no REGISTER: it should not wait for more
+    bint crowded             # the worker has much to do: registrations wait, so that calls need not
+    Bindings bindings
+    Accounts accounts
+    Registrar registrar
+    Events journal           # changes of bindings
     int64_t now
     ParsedMessage message    # the one that came
     ParsedMessage stored     # one that was kept, read again

@@ -4,13 +4,17 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ubisip.core.address cimport Address, Flow, parse_ip
+from ubisip.core.agents cimport (
+    AGENT_AWAY, AGENT_BOUND, PEER_AGENT, AgentTarget, agent_at, agent_hop, find_target, is_agent_id, ring,
+)
+from ubisip.core.context cimport create_server, is_scarce
 from ubisip.core.events cimport EVENT_ASK, emit
 from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless
 from ubisip.core.headers cimport Via, parse_via
 from ubisip.core.identity cimport call_hash, loop_hash, server_key, tag_hash
 from ubisip.core.machines cimport (
-    COMPLETED, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE, SERVER_OTHER,
-    TIMER_RETRANSMIT, TRYING, Cell, machine_step,
+    COMPLETED, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE, TIMER_RETRANSMIT, Cell,
+    machine_step,
 )
 from ubisip.core.message cimport (
     HEADER_PROXY_REQUIRE, HEADER_RESOURCE_PRIORITY, HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE,
@@ -18,29 +22,31 @@ from ubisip.core.message cimport (
 )
 from ubisip.core.outbox cimport outbox_send
 from ubisip.core.proxy cimport (
-    BAD_TOKENS, BOUND_MEMORY, BOUND_TRANSACTIONS, CALLS, CANCELS, HOOK_LATE, LOOPS, MALFORMED_DROPPED, NO_DESTINATION,
+    AGENT_CALLS, BAD_TOKENS, BOUND_TRANSACTIONS, CALLS, CANCELS, FLOW_FAILED, HOOK_LATE, LOOPS, MALFORMED_DROPPED,
+    NO_DESTINATION,
     RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_ROUTES, SHED_SOURCE,
     STRANGERS_DROPPED, STRANGERS_REFUSED, Proxy,
 )
-from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, response_flow, retry_after
+from ubisip.core.mirror cimport mirror_late
+from ubisip.core.registrar cimport credentials_late, is_for_registrar, receive_register
+from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, retry_after
 from ubisip.core.response cimport conclude
 from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport (
-    SIDE_CARRIER, SIDE_SERVER, find_destination, find_peer, find_source, is_emergency_number, set_hop,
+    SIDE_CARRIER, SIDE_SERVER, Side, find_destination, find_peer, find_source, is_emergency_number, set_hop,
 )
 from ubisip.core.span cimport Span, span_of
 from ubisip.core.targets cimport ALL_FULL, allow, choose, has_room
-from ubisip.core.timers cimport T2, T4, TRYING_INVITE, TRYING_OTHER
+from ubisip.core.timers cimport T2, T4
 from ubisip.core.token cimport Branch, read_branch
 from ubisip.core.transactions cimport (
-    CANCELLED, EMERGENCY_CALL, FIXED, NEW_CALL, OVERDUE, PARKED, Transaction, create, destroy, find, handle_of,
-    index_of, keep, release, schedule,
+    CANCELLED, EMERGENCY_CALL, FIXED, MIRRORED, NEW_CALL, OVERDUE, PARKED, TO_AGENT, WANTS_CREDENTIALS, Transaction,
+    destroy, find, handle_of, index_of, release, schedule,
 )
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_TEL
 
 cdef enum:
     MAX_VIAS = 100           # Max-Forwards is 70; a longer stack is only there to be walked
-    SHED_AT = 8              # new calls are refused when less than an eighth of the transactions is free
     LARGEST_REQUEST = 64000  # a UDP datagram carries 65,507 octets, and our Via, Record-Route and Routes come in
     MOST_LINES = 200         # of MAX_HEADERS: ours come in, and what we sent must still be read for its ACK and CANCEL
     LIKELY = 3               # destinations that a request of a gateway that is gone may have been sent to
@@ -51,19 +57,27 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
     cdef uint64_t key[2]
     cdef uint32_t server
     cdef int peer = find_peer(p.view, from_)
-    if peer < 0:
-        refuse_stranger(p, m, from_)
-        return
+    cdef bint registers = is_for_registrar(p, m)
+    cdef uint64_t agent = 0
+    if peer < 0 and not registers:
+        agent = agent_at(p, m, from_) if p.bindings.used else 0
+        if agent == 0:
+            refuse_stranger(p, m, from_)
+            return
+        peer = PEER_AGENT
     server_key(p.secret, m, False, key)
     server = find(&p.transactions, key)
     if m.method == METHOD_ACK:
         receive_ack(p, m, from_, server, peer)
     elif server:
         absorb(p, server)
+    elif registers:
+        if validate(p, m, from_):
+            receive_register(p, m, from_, peer, key)
     elif m.method == METHOD_CANCEL:
         receive_cancel(p, m, from_, peer)
     else:
-        route(p, m, from_, peer, key)
+        route(p, m, from_, peer, agent, key)
 
 
 cdef void refuse_stranger(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -168,24 +182,36 @@ cdef bint validate(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept
 
 # --- sections 16.4 and 16.5: where to
 
-cdef int token_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Flow* hop, int* slot) noexcept nogil:
-    """In a dialog: the remote target when it is an address, else the peer that the token names (DESIGN section 5)."""
+cdef int token_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, Flow* hop, int* slot) noexcept nogil:
+    """In a dialog: to an agent by a flow of his, wherever his phone is by now; else the remote target when it is an
+    address, else the peer that the token names (DESIGN section 5)."""
     cdef bint downstream = tag_hash(m, m.from_.tag) == plan.token.tag
+    cdef uint64_t party = plan.token.callee if downstream else plan.token.caller
     hop.listener = plan.token.callee_listener if downstream else plan.token.caller_listener
     if hop.listener >= p.view.listener_count:
         hop.listener = 0
-    if not plan.own and resolve(p, m, &plan.request_uri, hop, slot):
+    if is_agent_id(party) and agent_hop(p, party, 0, plan, hop):
+        plan.path_length = 0  # the dialog's own route set says the way
         return 0
-    slot[0] = find_destination(p.view, plan.token.callee if downstream else plan.token.caller)
+    if not plan.own and resolve(p, m.data, &plan.request_uri, hop, slot):
+        return 0
+    if is_agent_id(party):
+        return 430
+    slot[0] = find_destination(p.view, <uint32_t>party)
     if slot[0] < 0:
         return 404
     set_hop(p.view, slot[0], hop)
     return 0
 
 
+cdef int side_across(const Proxy* p, int peer) noexcept nogil:
+    """The side whose destinations a request goes to: from carriers and agents to servers, from servers to carriers."""
+    return SIDE_SERVER if peer < 0 or p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
+
+
 cdef bint is_across(Proxy* p, int peer, int slot) noexcept nogil:
-    """From a carrier to a server or the other way: a peer of the caller's own side is no way out (toll fraud)."""
-    return slot >= 0 and p.view.destinations[slot].side != p.view.destinations[peer].side
+    """On the other side: a peer of the caller's own side is no way out (toll fraud)."""
+    return slot >= 0 and p.view.destinations[slot].side == <Side>side_across(p, peer)
 
 
 cdef bint is_member(Proxy* p, const Flow* hop, int slot) noexcept nogil:
@@ -202,7 +228,7 @@ cdef bint follow(Proxy* p) noexcept nogil:
     return False
 
 
-cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer, Flow* hop,
+cdef int next_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, int peer, Flow* hop,
                   int* slot) noexcept nogil:
     """0: *hop* is where the request must go; NEW: a destination is to be chosen; else the status to answer."""
     cdef Address literal
@@ -210,20 +236,22 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int p
     hop.listener = 0
     slot[0] = -1
     if plan.has_route:
-        if not resolve(p, m, &plan.route_uri, hop, slot):
+        if not resolve(p, m.data, &plan.route_uri, hop, slot):
             return 404
         return 0 if plan.token_state == TOKEN_GOOD or is_member(p, hop, slot[0]) or follow(p) else 403
     if plan.token_state == TOKEN_GOOD:
         return token_hop(p, m, plan, hop, slot)
+    if plan.agent:
+        return 0 if agent_hop(p, plan.agent, plan.reg_id, plan, hop) else 430
     if plan.maddr.length:
         return 403  # a foreign maddr is the only target (section 16.5), and no peer of ours is named that way
     if plan.own:
         return NEW
-    if m.to.tag.length and resolve(p, m, &plan.request_uri, hop, slot) and is_member(p, hop, slot[0]):
+    if m.to.tag.length and resolve(p, m.data, &plan.request_uri, hop, slot) and is_member(p, hop, slot[0]):
         return 0
     if parse_ip(m.data, plan.request_uri.host, &literal):
         # A literal of no peer of ours: we are no relay for strangers' addresses.
-        return 0 if resolve(p, m, &plan.request_uri, hop, slot) and is_across(p, peer, slot[0]) else 403
+        return 0 if resolve(p, m.data, &plan.request_uri, hop, slot) and is_across(p, peer, slot[0]) else 403
     return NEW
 
 
@@ -232,13 +260,18 @@ cdef const char* hop_reason(int status) noexcept nogil:
         return b"Relaying Denied"
     if status == 404:
         return b"Next Hop Unknown"
+    if status == 430:
+        return b"Flow Failed"
     return b"Bad Route"
 
 
-cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key) noexcept nogil:
+cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, uint64_t agent,
+                const uint64_t* key) noexcept nogil:
+    """*agent* is the one it came from, if *peer* is PEER_AGENT."""
     cdef RoutePlan plan
     cdef Flow hop
     cdef int slot = -1, status
+    cdef AgentTarget target
     if not validate(p, m, from_):
         return
     status = preprocess(p, m, &plan)
@@ -254,14 +287,21 @@ cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, c
         return
     status = next_hop(p, m, &plan, peer, &hop, &slot)
     if status == NEW:
-        if m.method == METHOD_OPTIONS and plan.own and not plan.request_uri.has_user:
+        target = find_target(p, m, &plan, peer)
+        if m.method == METHOD_OPTIONS and (plan.own or p.view.agents.enabled) and not plan.request_uri.has_user:
             answer_options(p, m, from_)
+        elif target == AGENT_BOUND:
+            call_agent(p, m, from_, peer, agent, key)
+        elif target == AGENT_AWAY:
+            answer(p, m, from_, 480, b"Temporarily Unavailable", NULL)
         else:
-            start(p, m, from_, peer, key)
+            start(p, m, from_, peer, agent, key)
     elif status:
+        if status == 430:
+            p.counters[FLOW_FAILED] += 1
         answer(p, m, from_, status, hop_reason(status), NULL)
     else:
-        proceed(p, m, from_, peer, key, &plan, &hop, slot)
+        proceed(p, m, from_, peer, agent, key, &plan, &hop, slot)
 
 
 cdef void answer_options(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -287,7 +327,7 @@ cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) n
         counter = SHED_OVERLOAD
     elif is_scarce(p):
         counter = BOUND_TRANSACTIONS
-    elif p.view.source_cps > 0 and not allow(
+    elif peer >= 0 and p.view.source_cps > 0 and not allow(
             &p.targets.load[peer].source, p.view.source_cps, max(1.0, p.view.source_cps), p.now):
         counter = SHED_SOURCE
     else:
@@ -308,39 +348,6 @@ cdef bint admit_to(Proxy* p, const ParsedMessage* m, const Flow* from_, int slot
 
 # --- section 16.6: the response context
 
-cdef uint32_t create_server(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key,
-                            uint64_t call) noexcept nogil:
-    """A server transaction that keeps its request; 0: a bound forbids it, and the request was answered 503."""
-    cdef Transaction* t
-    cdef uint32_t server = create(
-        &p.transactions, SERVER_INVITE if m.method == METHOD_INVITE else SERVER_OTHER, key, p.now)
-    if server == 0:
-        p.counters[BOUND_TRANSACTIONS] += 1
-        answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
-        return 0
-    t = &p.transactions.slab[server]
-    t.request = keep(&p.transactions.pool, m.data, m.size)
-    if t.request == NULL:
-        destroy(&p.transactions, server)
-        p.counters[BOUND_MEMORY] += 1
-        answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
-        return 0
-    t.flow = response_flow(m, from_)
-    t.slot = <short>peer
-    t.method = <unsigned char>m.method
-    t.call = call
-    if m.method == METHOD_INVITE:
-        # The 100 waits: mostly something better comes first, and a caller that heard nothing asks again, whatever
-        # becomes of us and of the INVITE that we sent on.
-        t.state = PROCEEDING
-        t.retransmit_at = p.now + TRYING_INVITE
-        p.pending += 1
-    else:
-        t.state = TRYING
-        t.give_up_at = p.now + TRYING_OTHER
-    return server
-
-
 cdef void give_up(Proxy* p, uint32_t server, const ParsedMessage* m, int status) noexcept nogil:
     if status == 480:
         answer_kept(p, server, m, 480, b"No Destination", NULL)
@@ -348,7 +355,7 @@ cdef void give_up(Proxy* p, uint32_t server, const ParsedMessage* m, int status)
         answer_kept(p, server, m, 503, b"Service Unavailable", retry_after(p))
 
 
-cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key,
+cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, uint64_t agent, const uint64_t* key,
                   const RoutePlan* plan, const Flow* hop, int slot) noexcept nogil:
     """In a dialog, or by an explicit Route: there is one place to go."""
     cdef bint is_new = m.to.tag.length == 0 and plan.token_state != TOKEN_GOOD
@@ -359,6 +366,9 @@ cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer,
     if server == 0:
         return
     p.transactions.slab[server].flags |= FIXED
+    p.transactions.slab[server].agent = agent
+    if is_new and plan.agent:
+        p.counters[AGENT_CALLS] += 1
     if is_new and m.method == METHOD_INVITE:
         p.transactions.slab[server].flags |= NEW_CALL
         p.counters[CALLS] += 1
@@ -368,10 +378,32 @@ cdef void proceed(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer,
         give_up(p, server, m, 503)
 
 
-cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, const uint64_t* key) noexcept nogil:
+cdef void call_agent(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, uint64_t agent,
+                     const uint64_t* key) noexcept nogil:
+    """A new request for an address of record of ours: to his phones (section 16.5)."""
+    cdef uint32_t server
+    if not is_emergency(p, m) and not admit(p, m, from_, peer):
+        return
+    server = create_server(p, m, from_, peer, key, call_hash(m))
+    if server == 0:
+        return
+    p.transactions.slab[server].flags |= TO_AGENT
+    p.transactions.slab[server].agent = agent
+    p.counters[AGENT_CALLS] += 1
+    if m.method == METHOD_INVITE:
+        p.transactions.slab[server].flags |= NEW_CALL
+        p.counters[CALLS] += 1
+    if ring(p, server, m):
+        schedule(&p.transactions, server)
+    else:
+        give_up(p, server, m, 503)
+
+
+cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, uint64_t agent,
+                const uint64_t* key) noexcept nogil:
     """A new request: admitted, then sent to the destination the policy chooses, or parked for a hook."""
     cdef bint emergency = is_emergency(p, m)
-    cdef int side = SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
+    cdef int side = side_across(p, peer)
     cdef uint64_t tried[4]
     cdef uint64_t call = call_hash(m)
     cdef uint32_t server
@@ -392,6 +424,7 @@ cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, c
     if server == 0:
         return
     t = &p.transactions.slab[server]
+    t.agent = agent
     t.side = <unsigned char>side
     t.wanted = <short>slot
     if emergency:
@@ -463,11 +496,6 @@ cdef void receive_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, uint3
     forward_ack(p, m, from_, peer)
 
 
-cdef bint is_scarce(const Proxy* p) noexcept nogil:
-    """Less than an eighth of the transactions is free: what is left is for calls that stand."""
-    return p.transactions.capacity - p.transactions.used < p.transactions.capacity // SHED_AT
-
-
 cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
     cdef RoutePlan plan
     cdef Flow hop
@@ -495,8 +523,7 @@ cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int p
 
 cdef int likely_destination(Proxy* p, const ParsedMessage* m, int peer, uint64_t* tried) noexcept nogil:
     """Where a gateway that is gone sent a request of this call, attempt by attempt: choice is deterministic."""
-    cdef int side = SIDE_SERVER if p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
-    cdef int slot = choose(&p.targets, p.view, side, call_hash(m), tried, True, p.now)
+    cdef int slot = choose(&p.targets, p.view, side_across(p, peer), call_hash(m), tried, True, p.now)
     if slot >= 0:
         tried[slot >> 6] |= <uint64_t>1 << (slot & 63)
     return slot
@@ -566,6 +593,12 @@ cdef void server_timer(Proxy* p, uint32_t server) noexcept nogil:
         if t.flags & PARKED:
             p.counters[HOOK_LATE] += 1
             unpark(p, server)
+            return
+        if t.flags & WANTS_CREDENTIALS:
+            credentials_late(p, server)
+            return
+        if t.flags & MIRRORED:
+            mirror_late(p, server)
             return
         if t.flags & OVERDUE:
             conclude(p, server)

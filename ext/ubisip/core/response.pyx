@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, same_address
+from ubisip.core.agents cimport flow_failed, other_flow, ring_next
+from ubisip.core.bindings cimport find_flow
 from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert_span, splice
 from ubisip.core.events cimport (
     EVENT_ANSWERED, EVENT_BUSY, EVENT_ENDED, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT,
@@ -24,6 +26,7 @@ from ubisip.core.message cimport (
     HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, ParsedMessage,
     header_value, next_header, parse_message,
 )
+from ubisip.core.mirror cimport mirror_answered, server_emptied
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
     BOUND_CALLS, DATAGRAM, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT,
@@ -37,8 +40,8 @@ from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
 from ubisip.core.token cimport BRANCH_LENGTH, Branch, Vouched, read_branch, read_hex, verify_branch
 from ubisip.core.uri cimport SCHEME_SIP, Uri
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, NEW_CALL, OVERDUE, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, destroy,
-    find, keep, release, schedule,
+    ABANDONED, CANCELLED, CANCEL_SENT, MIRRORED, NEW_CALL, OVERDUE, OWN_CANCEL, PROBE, RANG, TO_AGENT, WANT_CANCEL,
+    Transaction, destroy, find, keep, release, schedule,
 )
 
 
@@ -162,7 +165,7 @@ cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil
     cdef Transaction* s = &p.transactions.slab[t.server]
     cdef Via upstream
     cdef uint64_t key[2]
-    if t.flags & (PROBE | OWN_CANCEL):
+    if t.flags & (PROBE | OWN_CANCEL | MIRRORED):
         return True
     if not second_via(m, &upstream) or call_hash(m) != t.call or m.cseq != t.cseq:
         return False
@@ -177,7 +180,7 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     cdef Branch branch
     cdef bint is_probe = False
     cdef uint32_t client
-    cdef bint known = find_peer(p.view, from_) >= 0
+    cdef bint known = find_peer(p.view, from_) >= 0 or (p.bindings.used and find_flow(&p.bindings, from_))
     if not is_own_via(p, m) or not response_key(m, key, &branch, &is_probe):
         p.counters[STRAY_RESPONSES] += 1
         return
@@ -185,7 +188,7 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)):
         p.counters[STRANGER_RESPONSES] += 1
         return
-    if client and p.transactions.slab[client].flags & PROBE and \
+    if client and p.transactions.slab[client].flags & (PROBE | MIRRORED) and \
             not same_address(&p.transactions.slab[client].flow.peer, &from_.peer):
         p.counters[STRANGER_RESPONSES] += 1  # a probe is answered by whom it asks, or proves nothing
     elif client and not fits(p, client, m):
@@ -216,7 +219,11 @@ cdef void client_response(Proxy* p, uint32_t client, const ParsedMessage* m) noe
         p.counters[WRONG_EVENTS] += 1
         return
     if first and t.slot >= 0 and m.status != 503:
-        p.targets.load[t.slot].successes += 1
+        if not t.flags & MIRRORED:
+            p.targets.load[t.slot].successes += 1
+        if p.registrar.refused[t.slot]:
+            p.registrar.refused[t.slot] = False
+            server_emptied(p, t.slot)  # nobody listened there for a moment: it may have been started anew
     t.state = cell.state
     t.status = max(t.status, m.status)
     if cell.actions & DO_STOP:
@@ -238,6 +245,9 @@ cdef void tell_response(Proxy* p, uint32_t client, const ParsedMessage* m) noexc
     if t.flags & PROBE:
         if m.status >= 200:
             emit(&p.events, EVENT_PROBE, p.now, t.slot, m.status, <int64_t>t.call, p.now - t.created, NULL, 0)
+    elif t.flags & MIRRORED:
+        if m.status >= 200:
+            mirror_answered(p, client, m.status)
     elif t.flags & OWN_CANCEL or (t.server == 0 and m.status < 200):
         return
     elif m.status < 200:
@@ -400,6 +410,10 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
             s.best_status = m.status
     if m.status >= 600:
         cancel_others(p, server, client)
+    if m.status == 430 and t.agent:
+        flow_failed(p, t)
+        if other_flow(p, server, t.agent, t.reg_id):
+            return
     attempt_failed(p, server, m.status, t.slot, p.view.failover_on[m.status] != 0)
 
 
@@ -471,8 +485,11 @@ cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint r
         if slot >= 0:
             p.targets.load[slot].failovers += 1
         return
-    if not still_running(p, server):
-        conclude(p, server)
+    if still_running(p, server):
+        return
+    if s.flags & TO_AGENT and s.best_status < 600 and ring_next(p, server):
+        return
+    conclude(p, server)
 
 
 cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
@@ -495,6 +512,8 @@ cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
         answer_transaction(p, server, 487, b"Request Terminated", NULL)
     elif status == 480:
         answer_transaction(p, server, 480, b"No Destination", NULL)
+    elif status == 430:
+        answer_transaction(p, server, 430, b"Flow Failed", NULL)
     elif status == 503 or status == 500:
         answer_transaction(p, server, 500, b"No Destination Reached", NULL)
     elif s.machine == SERVER_INVITE:
@@ -549,6 +568,10 @@ cdef void silent(Proxy* p, uint32_t client) noexcept nogil:
     if t.status > 100:
         return
     p.counters[SILENT] += 1
+    if t.agent:
+        if t.server:
+            other_flow(p, t.server, t.agent, t.reg_id)
+        return
     emit(&p.events, EVENT_SILENT, p.now, slot, 0, 0, 0, NULL, 0)
     if t.server == 0 or not has_candidate(p, t.server):
         return
@@ -585,6 +608,8 @@ cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexc
     cdef uint32_t server = t.server
     cdef int slot = t.slot
     cdef bint abandoned = t.flags & ABANDONED != 0
+    cdef uint64_t agent = t.agent
+    cdef uint32_t reg_id = t.reg_id
     if cell.actions & WRONG:
         p.counters[WRONG_EVENTS] += 1
         destroy(&p.transactions, client)
@@ -593,18 +618,27 @@ cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexc
         t.state = cell.state
         return
     if cell.actions & DO_TELL:
-        if t.flags & PROBE:
+        if status == 503 and slot >= 0:
+            p.registrar.refused[slot] = True
+        if t.flags & MIRRORED:
+            mirror_answered(p, client, status)
+            server = 0
+        elif t.flags & PROBE:
             emit(&p.events, EVENT_PROBE, p.now, slot, 0 if status == 408 else -1, <int64_t>t.call, p.now - t.created,
                  NULL, 0)
         else:
             p.counters[TIMEOUTS if status == 408 else REFUSED] += 1
-            if status == 503:
+            if status == 503 and agent:
+                flow_failed(p, t)
+                status = 430
+            elif status == 503:
                 emit(&p.events, EVENT_REFUSED, p.now, slot, 0, 0, 0, NULL, 0)
     leave_setup(p, client)
     if t.method == METHOD_BYE and cell.actions & DO_TELL:
         ended(p, client)
     destroy(&p.transactions, client)
-    if cell.actions & DO_TELL and server and not abandoned:
+    if cell.actions & DO_TELL and server and not abandoned and \
+            not (agent and other_flow(p, server, agent, reg_id)):
         attempt_failed(p, server, status, slot, True)
 
 

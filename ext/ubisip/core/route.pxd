@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Route information preprocessing (RFC 3261 section 16.4) and the next hop (section 16.6 step 7)."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ubisip.core.address cimport Flow
 from ubisip.core.message cimport ParsedMessage
@@ -29,6 +29,13 @@ cdef struct RoutePlan:
     bint own                 # it names this gateway
     Span own_maddr           # value of its maddr when that names this gateway, to be stripped (section 16.4)
     Span maddr               # value of its maddr when it names somebody else
+    uint64_t agent           # whom our Path in the Route set, or the binding that was chosen, leads to; 0: nobody
+    uint32_t reg_id          # over which of his flows
+    uint8_t number           # how many of his flows were tried before
+    const uint8_t* target    # the Contact of the binding, for the Request-URI; NULL: it stays
+    uint32_t target_length
+    const uint8_t* path      # the Path of the binding, for the Route set
+    uint32_t path_length
     int first
     int end
     int count
@@ -41,4 +48,4 @@ cdef struct RoutePlan:
 
 
 cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil
-cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, int* slot) noexcept nogil
+cdef bint resolve(Proxy* p, const uint8_t* data, const Uri* uri, Flow* hop, int* slot) noexcept nogil

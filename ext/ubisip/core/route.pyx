@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Route information preprocessing (RFC 3261 section 16.4) and the next hop (section 16.6 step 7)."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from ubisip.core.address cimport ANY_STREAM, Flow, is_routable, parse_ip
@@ -12,7 +12,7 @@ from ubisip.core.snapshot cimport (
     find_destination_host, is_own, listener_for, set_hop, uri_transport,
 )
 from ubisip.core.span cimport Span, span_of
-from ubisip.core.token cimport read_token
+from ubisip.core.token cimport FLOW_TOKEN_LENGTH, read_flow_token, read_token
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, parse_uri, uri_parameter
 
 
@@ -41,6 +41,17 @@ cdef TokenState check_token(Proxy* p, const ParsedMessage* m, const Uri* uri, To
     if not uri_parameter(m.data, uri, b"u", 1, &text):
         return TOKEN_NONE
     return TOKEN_GOOD if read_token(&p.keys, m.data, text, m.call_id, token) else TOKEN_BAD
+
+
+cdef bint take_flow_token(Proxy* p, const ParsedMessage* m, const Uri* uri, RoutePlan* plan) noexcept nogil:
+    """The value is the Path that a server was given (RFC 5626 section 5.3): it names an agent. False: it was altered."""
+    cdef Span unused
+    if not p.view.agents.enabled or not uri.has_user:
+        return True
+    if read_flow_token(&p.keys, m.data, uri.user, &plan.agent, &plan.reg_id):
+        return True
+    plan.agent = 0
+    return not (uri.user.length == FLOW_TOKEN_LENGTH or uri_parameter(m.data, uri, b"ob", 2, &unused))
 
 
 cdef bint take_request_uri(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept nogil:
@@ -104,6 +115,9 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
         if state == TOKEN_BAD:
             plan.token_state = TOKEN_BAD
             return 403
+        if plan.agent == 0 and not take_flow_token(p, m, &uri, plan):
+            plan.token_state = TOKEN_BAD
+            return 403
         if plan.token_state == TOKEN_NONE:
             plan.token_state = state
             plan.token = token
@@ -113,7 +127,7 @@ cdef int preprocess(Proxy* p, const ParsedMessage* m, RoutePlan* plan) noexcept 
     return 0
 
 
-cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, int* slot) noexcept nogil:
+cdef bint resolve(Proxy* p, const uint8_t* data, const Uri* uri, Flow* hop, int* slot) noexcept nogil:
     """The address of a URI: a literal, or the name of a destination of the platform. False: the core cannot know it.
 
     *slot* is the destination that has this address, -1 when none has; *hop* leaves from the listener that fits.
@@ -124,16 +138,16 @@ cdef bint resolve(Proxy* p, const ParsedMessage* m, const Uri* uri, Flow* hop, i
     if uri.scheme != SCHEME_SIP and uri.scheme != SCHEME_SIPS:
         return False
     hop.stream = 0
-    transport = uri_transport(m.data, uri, &known)
+    transport = uri_transport(data, uri, &known)
     if not known:
         return False
-    if parse_ip(m.data, uri.host, &hop.peer):
+    if parse_ip(data, uri.host, &hop.peer):
         hop.peer.port = uri.port if uri.port else default_port(transport)
         if not is_routable(&hop.peer):
             return False
         slot[0] = find_destination_address(p.view, &hop.peer)
     else:
-        slot[0] = find_destination_host(p.view, m.data, uri)
+        slot[0] = find_destination_host(p.view, data, uri)
         if slot[0] < 0:
             return False
     if slot[0] >= 0 and p.view.destinations[slot[0]].transport == transport:

@@ -13,6 +13,7 @@ cdef enum:
     ALIASES = 256            # names and addresses that stand for this gateway: those of all gateways
     EMERGENCY = 64           # emergency numbers
     TEXT = 96                # octets of a "host:port"
+    DOMAINS = 16             # domains whose agents register here
 
 cdef enum Policy:
     POLICY_HASH
@@ -81,7 +82,28 @@ cdef struct Alias:
     Text host                # lower case
     uint16_t port
 
+cdef enum Mirror:
+    MIRROR_OFF               # calls to agents are looked up here
+    MIRROR_SITE
+    MIRROR_PLATFORM
+
+cdef struct AgentsView:      # [agents] of the configuration
+    bint enabled
+    bint credentials_complete  # an agent whose digests the core does not have does not exist: nobody is asked
+    Text realm
+    Text domains[DOMAINS]    # lower case
+    int domain_count
+    Mirror mirror
+    uint32_t mirror_quorum
+    uint32_t min_expires     # seconds
+    uint32_t default_expires
+    uint32_t max_expires
+    uint32_t max_contacts
+    uint32_t max_bindings
+
 cdef struct PlatformView:
+    AgentsView agents
+    int64_t wall             # microseconds from the clock of `now` to that of the wall, when this view was made
     Listener listeners[LISTENERS]
     int listener_count
     Destination destinations[DESTINATIONS]
@@ -112,6 +134,7 @@ cdef class Snapshot:
     cdef PlatformView* view
     cdef set_routing(self, config)
     cdef add_alias(self, str host, int port)
+    cdef set_agents(self, config, bint credentials_complete)
     cdef set_listeners(self, gateway)
     cdef set_aliases(self, config)
     cdef set_destination(self, peer, int slot, gateway, state, address, t1)
@@ -125,6 +148,8 @@ cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil
 cdef int find_destination_address(const PlatformView* view, const Address* address) noexcept nogil
 cdef int find_destination_host(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
 cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
+cdef bint is_domain(const PlatformView* view, const uint8_t* data, Span host) noexcept nogil
+cdef bint is_mirror(const PlatformView* view, int slot) noexcept nogil
 cdef int listener_for(const PlatformView* view, const Address* address, int preferred,
                       Transport transport) noexcept nogil
 cdef uint16_t default_port(Transport transport) noexcept nogil

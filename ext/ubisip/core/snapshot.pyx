@@ -15,6 +15,7 @@ MAX_DESTINATIONS = DESTINATIONS
 
 POLICIES = {"hash": POLICY_HASH, "least-calls": POLICY_LEAST_CALLS, "round-robin": POLICY_ROUND_ROBIN,
             "weighted": POLICY_WEIGHTED}
+MIRRORS = {"off": MIRROR_OFF, "site": MIRROR_SITE, "platform": MIRROR_PLATFORM}
 TRANSPORTS = {"udp": TRANSPORT_UDP, "tcp": TRANSPORT_TCP, "tls": TRANSPORT_TLS, "ws": TRANSPORT_WS,
               "wss": TRANSPORT_WSS}
 URI_TRANSPORTS = {"udp": "", "tcp": ";transport=tcp", "tls": ";transport=tls", "ws": ";transport=ws",
@@ -228,6 +229,22 @@ cdef int listener_for(const PlatformView* view, const Address* address, int pref
     return best
 
 
+cdef bint is_domain(const PlatformView* view, const uint8_t* data, Span host) noexcept nogil:
+    """Its agents register here."""
+    cdef int i
+    for i in range(view.agents.domain_count):
+        if same_text(&view.agents.domains[i], data, host):
+            return True
+    return False
+
+
+cdef bint is_mirror(const PlatformView* view, int slot) noexcept nogil:
+    """A server that registrations are passed on to."""
+    cdef const Destination* destination = &view.destinations[slot]
+    return destination.present and destination.side == SIDE_SERVER and view.agents.enabled and (
+        view.agents.mirror == MIRROR_PLATFORM or (view.agents.mirror == MIRROR_SITE and not destination.far))
+
+
 cdef bint is_emergency_number(const PlatformView* view, const uint8_t* data, Span user) noexcept nogil:
     cdef int i
     for i in range(view.emergency_count):
@@ -273,7 +290,7 @@ cdef class Snapshot:
     """All that the core knows of the platform at one moment, immutable."""
 
     def __cinit__(self, config, str node, slots, states=None, *, addresses=None, bint draining=False, bint hook=False,
-                  bint record=False):
+                  bint record=False, bint credentials_complete=False, double wall=0):
         self.view = <PlatformView*>calloc(1, sizeof(PlatformView))
         if self.view == NULL:
             raise MemoryError
@@ -282,6 +299,8 @@ cdef class Snapshot:
         self.view.draining = draining
         self.view.hook = hook
         self.view.record = record
+        self.view.wall = <int64_t>(wall * 1e6)
+        self.set_agents(config, credentials_complete)
         self.set_listeners(gateway)
         self.set_aliases(config)
         for peer in config.peers:
@@ -315,6 +334,27 @@ cdef class Snapshot:
         view.max_calls = limits.calls
         view.source_cps = limits.source_cps
         view.refusals = limits.refusals
+
+    cdef set_agents(self, config, bint credentials_complete):
+        cdef AgentsView* view = &self.view.agents
+        agents = config.agents
+        if agents is None:
+            return
+        view.enabled = True
+        view.credentials_complete = credentials_complete
+        set_text(&view.realm, agents.realm)
+        if len(agents.domains) > DOMAINS:
+            raise ValueError(f"more than {DOMAINS} domains of agents")
+        for domain in agents.domains:
+            set_text(&view.domains[view.domain_count], domain.lower())
+            view.domain_count += 1
+        view.mirror = MIRRORS[agents.mirror]
+        view.mirror_quorum = agents.mirror_quorum
+        view.min_expires = agents.min_expires
+        view.default_expires = agents.default_expires
+        view.max_expires = agents.max_expires
+        view.max_contacts = agents.max_contacts
+        view.max_bindings = config.limits.bindings
 
     cdef add_alias(self, str host, int port):
         cdef Alias* alias

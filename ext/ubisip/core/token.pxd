@@ -8,7 +8,8 @@ from ubisip.core.span cimport Span
 cdef enum:
     MAX_KEYS = 4             # one that signs, three that may still verify while the ring is rolled
     BRANCH_LENGTH = 43       # "z9hG4bK" "u" listener(1) attempt(2) destination(8) loop(8) mac(16)
-    TOKEN_LENGTH = 44        # caller(8) callee(8) tag(8) listeners(2+2) mac(16)
+    TOKEN_LENGTH = 60        # caller(16) callee(16) tag(8) listeners(2+2) mac(16)
+    FLOW_TOKEN_LENGTH = 38   # "u-" agent(16) reg-id(4) mac(16)
 
 
 cdef struct KeyRing:
@@ -42,8 +43,8 @@ cdef struct Vouched:         # what the MAC of a branch vouches for: all of it c
 
 
 cdef struct Token:
-    uint32_t caller          # id of the peer the dialog was set up from; 0: none of the platform
-    uint32_t callee
+    uint64_t caller          # the peer or agent the dialog was set up from; 0: nobody that is known
+    uint64_t callee
     uint32_t tag             # hash of the caller's From tag: tells which way a request goes
     uint8_t caller_listener
     uint8_t callee_listener
@@ -62,6 +63,10 @@ cdef bint read_branch(const uint8_t* data, Span text, Branch* out) noexcept nogi
 cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id,
                       char* out) noexcept nogil
 cdef bint read_token(const KeyRing* keys, const uint8_t* data, Span text, Span call_id, Token* out) noexcept nogil
+
+cdef void write_flow_token(const KeyRing* keys, uint64_t agent, uint32_t reg_id, char* out) noexcept nogil
+cdef bint read_flow_token(const KeyRing* keys, const uint8_t* data, Span text, uint64_t* agent,
+                          uint32_t* reg_id) noexcept nogil
 
 cdef void write_hex(uint64_t value, uint32_t digits, char* out) noexcept nogil
 cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept nogil

@@ -166,7 +166,8 @@ cdef uint64_t token_mac(const uint64_t* key, const Token* token, const uint8_t* 
     siphash_init(&h, key)
     siphash_add_number(&h, <uint64_t>0x52 << 56 | <uint64_t>token.tag << 16 | <uint64_t>token.caller_listener << 8
                        | token.callee_listener)
-    siphash_add_number(&h, <uint64_t>token.caller << 32 | token.callee)
+    siphash_add_number(&h, token.caller)
+    siphash_add_number(&h, token.callee)
     siphash_add(&h, data + call_id.at, call_id.length)
     return siphash_end(&h)
 
@@ -174,26 +175,59 @@ cdef uint64_t token_mac(const uint64_t* key, const Token* token, const uint8_t* 
 cdef void write_token(const KeyRing* keys, const Token* token, const uint8_t* data, Span call_id,
                       char* out) noexcept nogil:
     """The u parameter of our Record-Route: all that in-dialog routing needs, good for this Call-ID only."""
-    write_hex(<uint64_t>token.caller << 32 | token.callee, 16, out)
-    write_hex(<uint64_t>token.tag << 16 | <uint64_t>token.caller_listener << 8 | token.callee_listener, 12, out + 16)
-    write_hex(token_mac(keys.key[0], token, data, call_id), 16, out + 28)
+    write_hex(token.caller, 16, out)
+    write_hex(token.callee, 16, out + 16)
+    write_hex(<uint64_t>token.tag << 16 | <uint64_t>token.caller_listener << 8 | token.callee_listener, 12, out + 32)
+    write_hex(token_mac(keys.key[0], token, data, call_id), 16, out + 44)
 
 
 cdef bint read_token(const KeyRing* keys, const uint8_t* data, Span text, Span call_id, Token* out) noexcept nogil:
     """False when the token is not one that a gateway with one of our keys made for this Call-ID."""
-    cdef uint64_t peers = 0, rest = 0, mac = 0
+    cdef uint64_t rest = 0, mac = 0
     cdef const uint8_t* at = data + text.at
     cdef int i
     if text.length != TOKEN_LENGTH:
         return False
-    if not (read_hex(at, 16, &peers) and read_hex(at + 16, 12, &rest) and read_hex(at + 28, 16, &mac)):
+    if not (read_hex(at, 16, &out.caller) and read_hex(at + 16, 16, &out.callee) and read_hex(at + 32, 12, &rest)
+            and read_hex(at + 44, 16, &mac)):
         return False
-    out.caller = <uint32_t>(peers >> 32)
-    out.callee = <uint32_t>peers
     out.tag = <uint32_t>(rest >> 16)
     out.caller_listener = <uint8_t>(rest >> 8)
     out.callee_listener = <uint8_t>rest
     for i in range(keys.count):
         if token_mac(keys.key[i], out, data, call_id) == mac:
+            return True
+    return False
+
+
+cdef uint64_t flow_mac(const uint64_t* key, uint64_t agent, uint32_t reg_id) noexcept nogil:
+    cdef SipHash h
+    siphash_init(&h, key)
+    siphash_add_number(&h, <uint64_t>0x46 << 56 | reg_id)
+    siphash_add_number(&h, agent)
+    return siphash_end(&h)
+
+
+cdef void write_flow_token(const KeyRing* keys, uint64_t agent, uint32_t reg_id, char* out) noexcept nogil:
+    """The user part of our Path (RFC 5626 section 5.2): whom it leads to, over which of his flows."""
+    memcpy(out, b"u-", 2)
+    write_hex(agent, 16, out + 2)
+    write_hex(reg_id & 0xFFFF, 4, out + 18)
+    write_hex(flow_mac(keys.key[0], agent, reg_id & 0xFFFF), 16, out + 22)
+
+
+cdef bint read_flow_token(const KeyRing* keys, const uint8_t* data, Span text, uint64_t* agent,
+                          uint32_t* reg_id) noexcept nogil:
+    """False when no gateway with one of our keys made it."""
+    cdef uint64_t number = 0, mac = 0
+    cdef const uint8_t* at = data + text.at
+    cdef int i
+    if text.length != FLOW_TOKEN_LENGTH or memcmp(at, b"u-", 2) != 0:
+        return False
+    if not (read_hex(at + 2, 16, agent) and read_hex(at + 18, 4, &number) and read_hex(at + 22, 16, &mac)):
+        return False
+    reg_id[0] = <uint32_t>number
+    for i in range(keys.count):
+        if flow_mac(keys.key[i], agent[0], reg_id[0]) == mac:
             return True
     return False

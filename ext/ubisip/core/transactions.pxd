@@ -26,6 +26,9 @@ cdef enum Flag:
     OWN_CANCEL = 512         # it is a CANCEL of ours
     PROBE = 1024             # an OPTIONS of ours
     IN_SETUP = 2048          # counted in its destination's load
+    WANTS_CREDENTIALS = 8192  # server: a REGISTER that waits for its agent's digests
+    MIRRORED = 16384         # client: a REGISTER of ours that tells a server of a binding; server: it waits for these
+    TO_AGENT = 32768         # server: its targets are bindings; client: it goes to an agent
     OVERDUE = 4096           # server: its final response found no room in the outbox; it is tried again
 
 
@@ -57,6 +60,8 @@ cdef struct Transaction:
     int16_t slot             # client: destination; server: the peer it came from
     uint16_t best_status     # server: the best final response so far (RFC 3261 section 16.7 step 6); 0: none
     uint8_t side             # server: which side's destinations are tried
+    uint64_t agent           # server: the agent it came from; client: the one it goes to; 0: none
+    uint32_t reg_id          # client: by which of the agent's flows
     int16_t wanted           # server: the destination a hook decided on; -1: none
     uint32_t server          # client: its server transaction; 0: none
     uint32_t first           # server: its first client transaction

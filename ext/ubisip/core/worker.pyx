@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that carries the calls: epoll, recvmmsg, engine, sendmmsg, without the GIL (DESIGN section 4)."""
 from libc.errno cimport EAGAIN, errno
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -11,11 +12,12 @@ import os
 import threading
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
+from ubisip.core.bindings cimport read_bindings, restore_bindings
 from ubisip.core.engine cimport (
-    close_proxy, engine_advance, engine_decide, engine_next_timer, engine_probe, engine_receive, engine_stream_closed,
-    engine_swap, engine_transport_error, open_proxy, proxy_statistics,
+    close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe,
+    engine_receive, engine_stream_closed, engine_swap, engine_transport_error, open_proxy, proxy_statistics,
 )
-from ubisip.core.events cimport put_stream_message, take_events, take_stream_messages
+from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
 from ubisip.core.proxy cimport DATAGRAM, Proxy
 from ubisip.core.snapshot cimport DESTINATIONS, LISTENERS, PlatformView, Snapshot
@@ -53,6 +55,9 @@ cdef enum:
     IDLE_TURNS = 3           # empty turns after which the worker sleeps in epoll instead of looking again
     TURN_MOST = 500          # milliseconds: it shows that it lives at least twice a second
     ERRORS_A_TURN = 64
+    LEISURE = 32             # turns that brought nothing but REGISTERs, after which these gather
+    LEISURELY = 8            # times as long: an agent's phone waits for milliseconds, not its user
+    CROWDED = 5000           # microseconds likewise: registrations are put off
     BEHIND = 20000           # microseconds without seeing an empty socket: new calls are shed until it has caught up
 
 
@@ -64,6 +69,7 @@ cdef enum LetterKind:
     LETTER_STREAM            # a message that came over a connection
     LETTER_STREAM_FAILED     # one that could not be sent over any
     LETTER_STREAM_CLOSED     # a connection has ended
+    LETTER_CREDENTIALS       # what was found out about a user
 
 
 cdef struct Letter:
@@ -98,6 +104,7 @@ cdef class Worker:
     cdef bint failed         # a send was told an error: the error queues have something
     cdef int64_t alive
     cdef int64_t busy
+    cdef int leisure         # turns in a row without a call
     cdef int64_t caught_up   # when every socket was last seen empty
     cdef uint64_t batches, received, sent, send_errors
     cdef Letter* box
@@ -266,6 +273,43 @@ cdef class Worker:
         letter.flow.stream = stream
         self._post()
 
+    def credential(self, str user, str realm, bytes md5, bytes sha256, bytes sha512_256, bint known, double lifetime):
+        letter, has = credential_letter(user, realm, md5, sha256, sha512_256, known)
+        self._credentials(letter, has, False, lifetime)
+
+    def credential_failed(self, str user, str realm):
+        self._credentials(credential_letter(user, realm, b"", b"", b"", False)[0], 0, True, 0.0)
+
+    cdef _credentials(self, bytes data, int has, bint failed, double lifetime):
+        cdef Letter* letter
+        cdef int64_t microseconds = 0 if lifetime == INFINITY else max(1, <int64_t>(lifetime * 1e6))
+        if self.thread is None:
+            engine_credentials(self.proxy, <const uint8_t*><const char*>data, <uint32_t>len(data), has, failed,
+                               microseconds, clock())
+            return
+        letter = self._letter()
+        letter.kind = LETTER_CREDENTIALS
+        letter.slot = has
+        letter.handle = failed
+        letter.timeout = microseconds
+        letter.data = self._copy(data)
+        letter.length = <uint32_t>len(data)
+        self._post()
+
+    def take_journal(self):
+        return take_journal(&self.proxy.journal)
+
+    def journal_lost(self):
+        return self.proxy.journal.lost
+
+    def bindings(self, uint32_t after=0, uint32_t limit=256):
+        return read_bindings(&self.proxy.bindings, after, limit, clock())
+
+    def restore(self, rows):
+        if self.thread is not None:
+            raise RuntimeError("bindings are put back before the worker starts")
+        return restore_bindings(&self.proxy.bindings, rows, clock())
+
     def successes(self):
         cdef int slot
         return {slot: self.proxy.targets.load[slot].successes for slot in range(self.proxy.view.destination_count)}
@@ -310,6 +354,11 @@ cdef class Worker:
                 self.tell_control()
             self.busy += clock() - now
             idle = 0 if got else idle + 1
+            if self.proxy.hurried:
+                self.leisure = 0
+            elif got and self.leisure < LEISURE:
+                self.leisure += 1
+            self.proxy.hurried = False
 
     cdef void sleep(self) noexcept nogil:
         """Until a datagram, a letter or a timer."""
@@ -323,7 +372,7 @@ cdef class Worker:
         """Under load, let datagrams gather: one wake and two system calls then serve a batch."""
         cdef timespec pause
         pause.tv_sec = 0
-        pause.tv_nsec = self.coalesce * 1000
+        pause.tv_nsec = self.coalesce * 1000 * (LEISURELY if self.leisure >= LEISURE else 1)
         if clock() - self.caught_up < self.coalesce:
             nanosleep(&pause, NULL)
 
@@ -356,6 +405,9 @@ cdef class Worker:
             engine_decide(self.proxy, letter.handle, letter.slot, now)
         elif letter.kind == LETTER_STREAM:
             engine_receive(self.proxy, letter.data, letter.length, &letter.flow, now)
+        elif letter.kind == LETTER_CREDENTIALS:
+            engine_credentials(self.proxy, letter.data, letter.length, letter.slot, letter.handle != 0, letter.timeout,
+                               now)
         elif letter.kind == LETTER_STREAM_FAILED:
             engine_transport_error(self.proxy, letter.data, letter.length, &letter.flow.peer, now)
         elif letter.kind == LETTER_STREAM_CLOSED:
@@ -372,8 +424,11 @@ cdef class Worker:
                 total += self.receive_from(i, now, &empty)
         if empty:
             self.caught_up = clock()
-            self.proxy.overloaded = False
-        elif clock() - self.caught_up > BEHIND:
+            self.proxy.overloaded = self.proxy.crowded = False
+            return total
+        if clock() - self.caught_up > CROWDED:
+            self.proxy.crowded = True
+        if clock() - self.caught_up > BEHIND:
             self.proxy.overloaded = True
         return total
 

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to agents and from them: the flow a token names, the bindings of an address of record (RFC 5626, RFC 3261 16.5)."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ubisip.core.accounts cimport account_key, find_account
+from ubisip.core.address cimport Flow
+from ubisip.core.bindings cimport (
+    BY_CONTACT, DEAD_FLOW, END_FLOW_LOST, GONE, MAX_AOR, MAX_CONTACT, MAX_PATH, TEXT_CONTACT, TEXT_PATH, Binding,
+    aor_hash, binding_text, bindings_lock, bindings_unlock, find_agent, find_flow, first_binding, next_binding,
+    next_of_agent, next_of_flow, note_end,
+)
+from ubisip.core.forward cimport attempt
+from ubisip.core.headers cimport NameAddr, parse_name_addr
+from ubisip.core.message cimport ParsedMessage, parse_message
+from ubisip.core.proxy cimport FLOWS_LOST, Proxy
+from ubisip.core.registrar cimport canonical_aor
+from ubisip.core.route cimport RoutePlan, preprocess, resolve
+from ubisip.core.snapshot cimport MIRROR_OFF, SIDE_SERVER, is_domain
+from ubisip.core.span cimport span_of
+from ubisip.core.transactions cimport CANCELLED, Transaction
+from ubisip.core.uri cimport Uri, parse_uri
+
+cdef enum:
+    LOOKS = 64               # bindings of one flow that are looked through for the one a request is of
+
+
+cdef bint is_agent_id(uint64_t id) noexcept nogil:
+    """Those of carriers and servers have 32 bits."""
+    return id >> 63 != 0
+
+
+# --- from agents
+
+cdef uint64_t agent_at(const Proxy* p, const ParsedMessage* m, const Flow* flow) noexcept nogil:
+    """The agent that registered over this flow, the one that From names if there are several; 0: nobody did."""
+    cdef uint32_t index = find_flow(&p.bindings, flow), found = 0, length = 0, user = 0
+    cdef uint8_t aor[MAX_AOR]
+    cdef uint64_t hash = 0
+    cdef int looks = 0
+    if index and canonical_aor(p, m.data, m.from_.uri, aor, &length, &user):
+        hash = aor_hash(aor, length)
+    while index and looks < LOOKS:
+        if not p.bindings.slab[index].flags & (GONE | BY_CONTACT):
+            if found == 0 or p.bindings.slab[index].aor == hash:
+                found = index
+            if p.bindings.slab[index].aor == hash:
+                break
+        index = next_of_flow(&p.bindings, index)
+        looks += 1
+    return p.bindings.slab[found].agent if found else 0
+
+
+# --- to agents
+
+cdef bint is_alive(const Binding* b) noexcept nogil:
+    return b.text != NULL and not b.flags & (DEAD_FLOW | GONE)
+
+
+cdef bint is_tried(const Transaction* s, uint64_t agent) noexcept nogil:
+    """Which agents' phones were tried: the bits that stand for destinations else hold sixteen marks here."""
+    cdef const uint16_t* marks = <const uint16_t*>s.tried
+    cdef int i
+    for i in range(ROUND_MOST):
+        if marks[i] == <uint16_t>agent | 1:
+            return True
+    return False
+
+
+cdef bint mark_tried(Transaction* s, uint64_t agent) noexcept nogil:
+    """False: as many have been tried as there may be."""
+    cdef uint16_t* marks = <uint16_t*>s.tried
+    cdef int i
+    for i in range(ROUND_MOST):
+        if marks[i] == 0:
+            marks[i] = <uint16_t>agent | 1
+            return True
+    return False
+
+
+cdef bint by_path(Proxy* p, const uint8_t* text, uint32_t length, Flow* hop) noexcept nogil:
+    """The address of the first Path value."""
+    cdef NameAddr value
+    cdef Uri uri
+    cdef int slot = -1
+    return parse_name_addr(text, span_of(0, length), True, &value) and parse_uri(text, value.uri, &uri) and \
+        resolve(p, text, &uri, hop, &slot)
+
+
+cdef void binding_hop(Proxy* p, const Binding* b, Flow* hop) noexcept nogil:
+    """Where a request to this binding goes: by its Path, by the Contact's own address, else by its flow."""
+    cdef uint8_t text[MAX_PATH + 64]
+    cdef uint32_t length
+    cdef const uint8_t* part
+    cdef Uri uri
+    cdef int slot = -1
+    memset(text, 0, sizeof(text))
+    part = binding_text(b, TEXT_PATH, &length)
+    hop[0] = b.flow
+    if length:
+        memcpy(text, part, length)
+        if by_path(p, text, length, hop):
+            return
+    elif b.flags & BY_CONTACT:
+        part = binding_text(b, TEXT_CONTACT, &length)
+        memcpy(text, part, length)
+        if parse_uri(text, span_of(0, length), &uri) and resolve(p, text, &uri, hop, &slot):
+            return
+    hop[0] = b.flow
+
+
+cdef uint32_t best_flow(const Proxy* p, uint64_t agent, uint32_t reg_id, bint but) noexcept nogil:
+    """Of the flows of an agent that live the one with *reg_id*, else the newest; with *but* any other; 0: none."""
+    cdef uint32_t index = find_agent(&p.bindings, agent), best = 0
+    cdef const Binding* b
+    while index:
+        b = &p.bindings.slab[index]
+        if is_alive(b) and not (but and b.reg_id == reg_id):
+            if b.reg_id == reg_id and reg_id:
+                return index
+            if best == 0 or b.refreshed_at > p.bindings.slab[best].refreshed_at:
+                best = index
+        index = next_of_agent(&p.bindings, index)
+    return best
+
+
+cdef bint agent_hop(Proxy* p, uint64_t agent, uint32_t reg_id, RoutePlan* plan, Flow* hop) noexcept nogil:
+    """The way to the agent that a token names; False: none of his flows lives here."""
+    cdef uint32_t index = best_flow(p, agent, reg_id, False), length
+    if index == 0:
+        return False
+    plan.agent = agent
+    plan.reg_id = p.bindings.slab[index].reg_id
+    plan.path = binding_text(&p.bindings.slab[index], TEXT_PATH, &length)
+    plan.path_length = length
+    binding_hop(p, &p.bindings.slab[index], hop)
+    return True
+
+
+cdef AgentTarget find_target(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer) noexcept nogil:
+    """Whether a new request is for an agent: one that a server sends, or any when nothing is mirrored to servers."""
+    cdef uint8_t aor[MAX_AOR]
+    cdef uint32_t length = 0, user = 0, index
+    cdef uint64_t name
+    cdef const uint8_t* data = m.data
+    cdef bint from_server = peer >= 0 and p.view.destinations[peer].side == SIDE_SERVER
+    if not p.view.agents.enabled or not (from_server or p.view.agents.mirror == MIRROR_OFF):
+        return NO_AGENT
+    if not from_server and not is_domain(p.view, data, plan.request_uri.host):
+        return NO_AGENT
+    if not canonical_aor(p, data, plan.uri, aor, &length, &user):
+        return NO_AGENT
+    index = first_binding(&p.bindings, aor_hash(aor, length), aor, length)
+    while index:
+        if is_alive(&p.bindings.slab[index]):
+            return AGENT_BOUND
+        index = next_binding(&p.bindings, index)
+    name = account_key(&p.accounts, aor, user, <const uint8_t*>p.view.agents.realm.text, p.view.agents.realm.length)
+    return AGENT_AWAY if find_account(&p.accounts, name) != NULL else NO_AGENT
+
+
+cdef bint ring_binding(Proxy* p, uint32_t server, const ParsedMessage* m, RoutePlan* plan, uint32_t index,
+                       bint retarget) noexcept nogil:
+    """A branch to one binding; *retarget* puts its Contact into the Request-URI (section 16.6 step 2)."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef Binding* b = &p.bindings.slab[index]
+    cdef uint8_t contact[MAX_CONTACT]
+    cdef uint8_t path[MAX_PATH]
+    cdef uint32_t length
+    cdef const uint8_t* part
+    cdef Flow hop
+    binding_hop(p, b, &hop)
+    plan.agent = b.agent
+    plan.reg_id = b.reg_id
+    part = binding_text(b, TEXT_PATH, &length)
+    memcpy(path, part, length)
+    plan.path = path
+    plan.path_length = length
+    if retarget:
+        part = binding_text(b, TEXT_CONTACT, &length)
+        memcpy(contact, part, length)
+        plan.target = contact
+        plan.target_length = length
+    return attempt(p, server, m, plan, &hop, -1)
+
+
+cdef int highest(const Proxy* p, const Transaction* s, uint64_t hash, const uint8_t* aor,
+                     uint32_t length) noexcept nogil:
+    """The highest q among the living bindings that were not tried; -1: there are none."""
+    cdef uint32_t index = first_binding(&p.bindings, hash, aor, length)
+    cdef int best = -1
+    while index:
+        if is_alive(&p.bindings.slab[index]) and not is_tried(s, p.bindings.slab[index].agent) and \
+                p.bindings.slab[index].q > best:
+            best = p.bindings.slab[index].q
+        index = next_binding(&p.bindings, index)
+    return best
+
+
+cdef uint32_t ring(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil:
+    """Send a request to all bindings of the highest q at once, one flow of each instance; gives how many (16.6).
+
+    Several reg-ids of an instance are one phone: they are never tried together (RFC 5626 section 7).
+    """
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef RoutePlan plan
+    cdef uint8_t aor[MAX_AOR]
+    cdef uint64_t hash, agent
+    cdef uint32_t length = 0, user = 0, index, count = 0
+    cdef int q
+    if preprocess(p, m, &plan) != 0 or not canonical_aor(p, m.data, plan.uri, aor, &length, &user):
+        return 0
+    hash = aor_hash(aor, length)
+    q = highest(p, s, hash, aor, length)
+    index = first_binding(&p.bindings, hash, aor, length)
+    while index:
+        agent = p.bindings.slab[index].agent
+        if p.bindings.slab[index].q == q and is_alive(&p.bindings.slab[index]) and not is_tried(s, agent):
+            if not mark_tried(s, agent):
+                return count
+            preprocess(p, m, &plan)
+            count += ring_binding(p, server, m, &plan, best_flow(p, agent, 0, False), True)
+        index = next_binding(&p.bindings, index)
+    return count
+
+
+cdef bint ring_next(Proxy* p, uint32_t server) noexcept nogil:
+    """No branch runs any more: the bindings of the next lower q are tried. False: there are none."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    if s.flags & CANCELLED or s.request == NULL:
+        return False
+    return parse_message(&p.stored, s.request.data, s.request.size) and ring(p, server, &p.stored) > 0
+
+
+cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id) noexcept nogil:
+    """A flow of an agent failed: another one of his is tried (RFC 5626 section 7). False: none lives."""
+    cdef Transaction* s = &p.transactions.slab[server]
+    cdef RoutePlan plan
+    cdef uint32_t index
+    cdef bint by_token
+    if s.flags & CANCELLED or s.request == NULL or s.attempt >= ROUND_MOST:
+        return False
+    index = best_flow(p, agent, reg_id, True)
+    if index == 0 or not parse_message(&p.stored, s.request.data, s.request.size) or \
+            preprocess(p, &p.stored, &plan) != 0:
+        return False
+    by_token = plan.agent != 0 or plan.token_state != 0
+    plan.number = s.attempt
+    return ring_binding(p, server, &p.stored, &plan, index, not by_token)
+
+
+cdef void flow_failed(Proxy* p, const Transaction* t) noexcept nogil:
+    """What was sent over a flow came back: it is dead until its phone registers anew."""
+    cdef uint32_t index = find_agent(&p.bindings, t.agent)
+    while index and p.bindings.slab[index].reg_id != t.reg_id:
+        index = next_of_agent(&p.bindings, index)
+    if index == 0 or p.bindings.slab[index].flags & (DEAD_FLOW | GONE):
+        return
+    bindings_lock(&p.bindings)
+    p.bindings.slab[index].flags |= DEAD_FLOW
+    bindings_unlock(&p.bindings)
+    p.counters[FLOWS_LOST] += 1
+    note_end(&p.bindings, index, END_FLOW_LOST, p.now)
