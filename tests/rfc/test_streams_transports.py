@@ -156,3 +156,26 @@ def test_the_end_of_a_connection_is_counted() -> None:
     wire = wire_to("udp")
     wire.engine.stream_closed(STREAM, wire.now)
     assert wire.engine.statistics()["counters"]["streams_closed"] == 1
+
+
+@pytest.mark.parametrize(("there", "expected"), [("tls", 200), ("udp", 416), ("tcp", 416)])
+def test_a_remote_target_that_is_sips_is_reached_over_tls_alone(there: str, expected: int) -> None:
+    """RFC 3261 section 26.2.2."""
+    wire = wire_to(there)
+    caller, callee = wire.agent(*CALLER), wire.tel()
+    send(wire, "tls", request(wire, "INVITE", "tls"))
+    callee.reply(callee.got("INVITE"), 200, headers=[("Contact", contact(there, callee.address))])
+    ok = caller.final()
+    ends = {"from_": ok.get("From"), "to": ok.get("To"), "call_id": ok.call_id}
+    uri = "sips:ua@pbx.example"  # reached by the token, as its peer is
+    send(wire, "tls", request(wire, "BYE", "tls", uri=uri, **ends, headers=route_set(ok), cseq=9))
+    if expected == 200:
+        callee.reply(callee.got("BYE"), 200)
+    assert caller.final("BYE").status == expected
+    assert len(callee.requests("BYE")) == (expected == 200)
+
+
+def test_a_new_call_to_a_sips_uri_is_refused() -> None:
+    wire = wire_to("udp")
+    send(wire, "tls", request(wire, "INVITE", "tls", uri="sips:0155@127.0.0.1:5061"))
+    assert wire.agent(*CALLER).final().status == 416
