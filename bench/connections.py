@@ -2,7 +2,8 @@
 """What an open connection costs a gateway in memory, by transport: ``python -m bench.connections --json``.
 
 Client processes open connections from several addresses of 127.0.0.0/8, send one request over each and then hold them;
-the growth of the gateway's proportional set size is shared out among them. All stay open together to the end.
+the growth of the gateway's proportional set size is shared out among them. All stay open together to the end, and
+while they do, SIPp makes 50 calls a second by datagram and more TLS connections come.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import sipp
 from bench.processes import cpu_ns, memory_mib, start_listener, stop
 
 HOST = "127.0.7.1"
@@ -29,6 +31,9 @@ ADMIN = "127.0.0.1:15000"
 PER_CLIENT = 900
 """Connections of one client process, all from one address: the gateway allows 1,000."""
 NAME = "gateway.bench.test"
+CALLS = sipp.Load(rate=50, calls=750)
+MORE = 500
+"""TLS connections that come during the calls."""
 SETTLE = 2.0
 """Seconds from the last connection to the measurement."""
 
@@ -40,12 +45,16 @@ state_dir = "state"
 [[gateways]]
 name = "gw"
 site = "PA2"
-listen = ["udp:{host}:{udp}", {listen}]
+listen = ["udp:{host}:{udp}", "udp:{sipp_gateway}:5060", {listen}]
 admin = "{admin}"
+[[carriers]]
+name = "sbc"
+site = "PA2"
+uri = "sip:{sipp_caller}:5060"
 [[servers]]
 name = "tel"
 site = "PA2"
-uri = "sip:127.0.7.2:15070"
+uri = "sip:{sipp_server}:5060"
 [tls]
 certificate = "gw.pem"
 key = "gw.key"
@@ -136,11 +145,29 @@ def write_place(directory: Path) -> Path:
     """The configuration and a certificate of elliptic curves, as most are now."""
     listen = ", ".join(f'"{transport}:{HOST}:{port}"' for transport, port in PORTS.items())
     path = directory / "platform.toml"
-    path.write_text(CONFIG.format(host=HOST, udp=PORTS["tcp"], listen=listen, admin=ADMIN))
+    sipp_places = {"sipp_gateway": sipp.GATEWAY, "sipp_caller": sipp.CALLER, "sipp_server": sipp.server_addresses(1)[0]}
+    path.write_text(CONFIG.format(host=HOST, udp=PORTS["tcp"], listen=listen, admin=ADMIN, **sipp_places))
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-keyout", "gw.key", "-out", "gw.pem", "-subj", f"/CN={NAME}", "-days", "2"]
     subprocess.run(command, cwd=directory, check=True, capture_output=True)
     return path
+
+
+def call(directory: Path, clients: list[Clients]) -> dict[str, object]:
+    """Make CALLS while MORE connections come to those of *clients*; what the caller saw."""
+    servers = sipp.start_servers(sipp.server_addresses(1), directory, None)
+    try:
+        time.sleep(SETTLE)  # a probe finds the server
+        caller = sipp.start_caller(CALLS, directory, None)
+        clients.append(Clients("tls", MORE, 40 * len(clients)))
+        clients[-1].wait()
+        caller.wait()
+    finally:
+        for server in servers:
+            stop(server)
+    seen = sipp.outcome(directory)
+    delays = {"pdd_p99_ms": seen.percentile(0.99), "pdd_max_ms": seen.percentile(1.0)}
+    return {"made": seen.made, "lost": seen.made - seen.good, "retransmissions": seen.retransmissions, **delays}
 
 
 def open_now() -> int:
@@ -175,6 +202,7 @@ def measure(counts: Sequence[tuple[str, int]]) -> dict[str, object]:
                     "seconds": round(seconds, 1),
                 }
             total = memory_mib(gateway.pid)
+            calls = call(directory, clients)
             opened = open_now()
             closed = sum(one.end() for one in clients)
         finally:
@@ -183,6 +211,7 @@ def measure(counts: Sequence[tuple[str, int]]) -> dict[str, object]:
         "pss_mib": {"started": round(started, 1), "all_open": round(total, 1)},
         "open": opened,
         "closed": closed,
+        "calls": calls,
         "by": rows,
     }
 
@@ -203,6 +232,7 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     print(f"gateway: {result['pss_mib']} MiB, {result['open']} connections open, {result['closed']} closed by it")
+    print(f"calls meanwhile: {result['calls']}")
     rows = result["by"]
     assert isinstance(rows, dict)
     for name, row in rows.items():
