@@ -274,6 +274,33 @@ async def test_garbage_after_the_handshake_ends_it(tmp_path: Path) -> None:
         await until(lambda: platform.counter("closed_tls") == 1)
 
 
+@both_loops
+async def test_half_a_record_is_cut_off_and_counted(tmp_path: Path) -> None:
+    """What OpenSSL holds for a peer is within the bounds as well."""
+    async with tls_on(tls_section(tmp_path, NAME)) as platform:
+        peer = await platform.connect()
+        client = TlsStream(client_context(), server_side=False, name=NAME)
+        client.feed(b"")
+        while not client.established:
+            peer.send(client.output())
+            client.feed(await peer.reader.read(65_536))
+        client.write(request(1))
+        peer.send(client.output())
+        await platform.hears(request(1))
+        client.write(request(2))
+        record = client.output()
+        peer.send(record[:3])
+        await until(lambda: platform.buffered == 3)
+        peer.send(record[3:-1])
+        await until(lambda: platform.buffered == len(record) - 1)
+        (one,) = platform.streams._connections.values()
+        platform.streams.sweep(one._began + connection.PATIENCE - 1)
+        assert platform.now("accepted") == 1
+        platform.streams.sweep(one._began + connection.PATIENCE + 1)
+        assert platform.counter("closed_incomplete") == 1 and platform.buffered == 0
+        assert platform.now("accepted") == 0
+
+
 # Files
 
 

@@ -20,6 +20,7 @@ SLICE = 16 * 1024
 SOON = 14
 """Days before the end of a certificate from which it is warned of: those that renew themselves do so at 30."""
 DAY = 86_400
+RECORD_HEAD = 5
 _READ = 64 * 1024
 
 
@@ -118,15 +119,21 @@ class TlsStream:
     A client's *name* is the host whose certificate it wants to see.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "ended", "established")
+    __slots__ = ("_head", "_incoming", "_outgoing", "_rest", "_tls", "_whole", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, name: str | None = None) -> None:
         self.established = False
         """The handshake is done: :meth:`write` may be used."""
         self.ended = False
         """The peer will send no more."""
+        self._head = b""
+        self._whole = self._rest = 0
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, server_hostname=name)
+
+    def __len__(self) -> int:
+        """Octets that wait for the rest of their record: OpenSSL holds them."""
+        return len(self._head) + self._whole - self._rest
 
     @property
     def verified(self) -> bool:
@@ -144,6 +151,7 @@ class TlsStream:
         :raises ssl.SSLError: the peer breaks the protocol, or its certificate does not hold; an alert is to be sent.
         """
         plain = []
+        self._measure(data)
         for at in range(0, len(data), SLICE) or (0,):
             self._incoming.write(data[at : at + SLICE])
             if not self.established:
@@ -167,6 +175,23 @@ class TlsStream:
                 self._tls.unwrap()
             except ssl.SSLError:  # the peer has not said so yet, or not at all: we do not wait for it
                 return
+
+    def _measure(self, data: bytes) -> None:
+        """Follow where records end: type, version and length, then so many octets (RFC 8446 section 5.1)."""
+        at = 0
+        while at < len(data):
+            if not self._rest:
+                some = data[at : at + RECORD_HEAD - len(self._head)]
+                self._head += some
+                at += len(some)
+                if len(self._head) < RECORD_HEAD:
+                    return
+                self._whole = self._rest = int.from_bytes(self._head[3:])
+            step = min(self._rest, len(data) - at)
+            self._rest -= step
+            at += step
+            if not self._rest:
+                self._head, self._whole = b"", 0
 
     def _shake_hands(self) -> None:
         try:
