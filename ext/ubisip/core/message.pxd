@@ -68,6 +68,7 @@ cdef struct ParsedMessage:
     uint32_t body          # first octet of the body
     int count              # header lines in the index
     int16_t first[16]      # index of the first line of each header id; -1: none
+    int16_t last[16]       # and of its last one; said only where there is a first
     bint via_sound         # the top Via can be answered to
     Via via
     NameAddr from_
@@ -84,6 +85,23 @@ cdef struct ParsedMessage:
 
 
 cdef bint parse_message(ParsedMessage* m, const uint8_t* data, uint32_t size) noexcept nogil
-cdef Span header_value(const ParsedMessage* m, int index) noexcept nogil
-cdef int next_header(const ParsedMessage* m, int after) noexcept nogil
+
+cdef inline Span header_value(const ParsedMessage* m, int index) noexcept nogil:
+    cdef Span span
+    span.at = m.headers[index].value
+    span.length = m.headers[index].value_length
+    return span
+
+
+cdef inline int next_header(const ParsedMessage* m, int after) noexcept nogil:
+    """The next line of the same header as line *after*; -1: none."""
+    cdef uint8_t id = m.headers[after].id
+    if after >= m.last[id]:
+        return -1
+    after += 1
+    while m.headers[after].id != id:
+        after += 1
+    return after
+
+
 cdef Method method_of(const uint8_t* data, Span name) noexcept nogil

@@ -14,7 +14,8 @@ from ubisip.core.uri cimport Uri, parse_uri
 
 
 cdef extern from "scan.h" nogil:
-    ctypedef int (*scan_function)(const uint8_t*, uint32_t, uint32_t, scan_header*, int, uint32_t*, int*) noexcept
+    ctypedef int (*scan_function)(const uint8_t*, uint32_t, uint32_t, scan_header*, int, uint32_t*, int*, int16_t*,
+                                  int16_t*, uint32_t*) noexcept
     scan_function scan_choose(const char* name) noexcept
     int SCAN_BAD_LINE, SCAN_TOO_MANY, SCAN_NO_END
 
@@ -128,6 +129,11 @@ cdef bint read_start_line(ParsedMessage* m) noexcept nogil:
     return read_request_line(m, &c) if m.is_request else read_status_line(m, &c)
 
 
+cdef enum:
+    ONCE = (1 << HEADER_FROM) | (1 << HEADER_TO) | (1 << HEADER_CALL_ID) | (1 << HEADER_CSEQ) \
+        | (1 << HEADER_MAX_FORWARDS) | (1 << HEADER_CONTENT_LENGTH)
+
+
 cdef const char* repeated_reason(uint8_t id) noexcept nogil:
     if id == HEADER_FROM:
         return b"Repeated From"
@@ -144,21 +150,21 @@ cdef const char* repeated_reason(uint8_t id) noexcept nogil:
     return NULL
 
 
-cdef bint read_lines(ParsedMessage* m) noexcept nogil:
-    """Index every header line and note the first of each kind."""
-    cdef int found = scan(m.data, m.size, m.start_end, m.headers, MAX_HEADERS, &m.body, &m.count)
+cdef void blame_repeated(ParsedMessage* m) noexcept nogil:
+    """The first line that repeats a header field which may stand there but once."""
     cdef int i
-    cdef uint8_t id
-    for i in range(HEADER_IDS):
-        m.first[i] = -1
     for i in range(m.count):
-        id = m.headers[i].id
-        if id == HEADER_OTHER:
-            continue
-        if m.first[id] < 0:
-            m.first[id] = <int16_t>i
-        elif repeated_reason(id) != NULL:
-            fail(m, 400, repeated_reason(id), m.headers[i].line)
+        if i != m.first[m.headers[i].id] and repeated_reason(m.headers[i].id) != NULL:
+            fail(m, 400, repeated_reason(m.headers[i].id), m.headers[i].line)
+
+
+cdef bint read_lines(ParsedMessage* m) noexcept nogil:
+    """Index every header line and note the first and the last of each kind."""
+    cdef uint32_t repeated = 0
+    cdef int found = scan(m.data, m.size, m.start_end, m.headers, MAX_HEADERS, &m.body, &m.count, m.first, m.last,
+                          &repeated)
+    if repeated & ONCE:
+        blame_repeated(m)
     if found == SCAN_TOO_MANY:
         return fail(m, 513, b"Too Many Header Fields", m.body)
     if found == SCAN_NO_END:
@@ -166,22 +172,6 @@ cdef bint read_lines(ParsedMessage* m) noexcept nogil:
     if found == SCAN_BAD_LINE:
         return fail(m, 400, b"Bad Header Line", m.body)
     return True
-
-
-cdef Span header_value(const ParsedMessage* m, int index) noexcept nogil:
-    cdef Span span
-    span.at = m.headers[index].value
-    span.length = m.headers[index].value_length
-    return span
-
-
-cdef int next_header(const ParsedMessage* m, int after) noexcept nogil:
-    """The next line of the same header as line *after*; -1: none."""
-    cdef int i
-    for i in range(after + 1, m.count):
-        if m.headers[i].id == m.headers[after].id:
-            return i
-    return -1
 
 
 cdef bint read_via(ParsedMessage* m) noexcept nogil:

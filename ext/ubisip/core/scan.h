@@ -68,24 +68,40 @@ static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
 
 #define SCAN_WORD(a, b, c, d) ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
 
-/* The names that every message has, in their long form and with the colon right behind: id and length << 8; 0: look closer.
- * A line may be shorter than what is read here: then its CRLF makes it differ. */
-static inline uint32_t scan_known(const uint8_t *n) {
+/* The names that nearly every message has, in their long form and with the colon right behind: found by their first four
+ * octets, lower case, in a table without collisions, then compared with what follows. */
+typedef struct {
   uint32_t word;
+  uint8_t length, id;
+  uint64_t tail, mask; /* the octets from the fifth on, and which of them belong to the name */
+} scan_name_entry;
+
+#define SCAN_TAIL(a, b, c, d, e, f, g, h) ((uint64_t)SCAN_WORD(a, b, c, d) | (uint64_t)SCAN_WORD(e, f, g, h) << 32)
+#define SCAN_PLACE(word) ((word) * 0x1027c4d1u >> 28)
+
+static const scan_name_entry SCAN_NAMES[16] = {
+    [0] = {SCAN_WORD('c', 's', 'e', 'q'), 4, HEADER_CSEQ, 0, 0},
+    [1] = {SCAN_WORD('r', 'o', 'u', 't'), 5, HEADER_ROUTE, 'e', 0xFF},
+    [4] = {SCAN_WORD('t', 'o', ':', ' '), 2, HEADER_TO, 0, 0},
+    [7] = {SCAN_WORD('f', 'r', 'o', 'm'), 4, HEADER_FROM, 0, 0},
+    [8] = {SCAN_WORD('c', 'a', 'l', 'l'), 7, HEADER_CALL_ID, SCAN_TAIL('-', 'i', 'd', 0, 0, 0, 0, 0), 0xFFFFFF},
+    [9] = {SCAN_WORD('r', 'e', 'c', 'o'), 12, HEADER_RECORD_ROUTE, SCAN_TAIL('r', 'd', '-', 'r', 'o', 'u', 't', 'e'), ~0ull},
+    [10] = {SCAN_WORD('v', 'i', 'a', ':'), 3, HEADER_VIA, 0, 0},
+    [12] = {SCAN_WORD('c', 'o', 'n', 't'), 14, HEADER_CONTENT_LENGTH, SCAN_TAIL('e', 'n', 't', '-', 'l', 'e', 'n', 'g'), ~0ull},
+    [15] = {SCAN_WORD('m', 'a', 'x', '-'), 12, HEADER_MAX_FORWARDS, SCAN_TAIL('f', 'o', 'r', 'w', 'a', 'r', 'd', 's'), ~0ull},
+};
+
+/* NULL: look closer. A line may be shorter than what is read here: then its CRLF makes it differ. */
+static inline const scan_name_entry *scan_known(const uint8_t *n) {
+  uint32_t word;
+  uint64_t tail;
   memcpy(&word, n, 4);
-  switch (word | 0x20202020) {
-    case SCAN_WORD('v', 'i', 'a', ':'): return n[3] == ':' ? HEADER_VIA | 3 << 8 : 0;
-    case SCAN_WORD('t', 'o', ':', ' '): return n[2] == ':' ? HEADER_TO | 2 << 8 : 0;
-    case SCAN_WORD('f', 'r', 'o', 'm'): return n[4] == ':' ? HEADER_FROM | 4 << 8 : 0;
-    case SCAN_WORD('c', 's', 'e', 'q'): return n[4] == ':' ? HEADER_CSEQ | 4 << 8 : 0;
-    case SCAN_WORD('c', 'a', 'l', 'l'): return n[7] == ':' && scan_same(n + 4, "-id", 3) ? HEADER_CALL_ID | 7 << 8 : 0;
-    case SCAN_WORD('r', 'o', 'u', 't'): return n[5] == ':' && scan_same(n + 4, "e", 1) ? HEADER_ROUTE | 5 << 8 : 0;
-    case SCAN_WORD('m', 'a', 'x', '-'):
-      return n[12] == ':' && scan_same(n + 4, "forwards", 8) ? HEADER_MAX_FORWARDS | 12 << 8 : 0;
-    case SCAN_WORD('c', 'o', 'n', 't'):
-      return n[14] == ':' && scan_same(n + 4, "ent-length", 10) ? HEADER_CONTENT_LENGTH | 14 << 8 : 0;
-  }
-  return 0;
+  memcpy(&tail, n + 4, 8);
+  word |= 0x20202020;
+  const scan_name_entry *entry = &SCAN_NAMES[SCAN_PLACE(word)];
+  if (entry->word != word || (((tail | 0x2020202020202020ull) ^ entry->tail) & entry->mask) || n[entry->length] != ':') return NULL;
+  if (entry->id == HEADER_CONTENT_LENGTH && ((n[12] | 0x20) != 't' || (n[13] | 0x20) != 'h')) return NULL;
+  return entry;
 }
 
 /* Close the last field: its value ends before the white space that precedes `end`, which is behind a CRLF. */
@@ -105,11 +121,15 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
 }
 
 /* Index the fields from `at` on. Gives their number and sets *body to the first octet after the empty line, or gives an
- * error and sets *body to where it stands; *count is how many fields are sound in any case. */
+ * error and sets *body to where it stands; *count is how many fields are sound in any case. Of each of the 16 header ids
+ * first[] is its first line, -1 when it has none, last[] its last one when it has any; *repeated has a bit for each that has
+ * more than one. */
 #define SCAN_BODY(NAME, TARGET, MASK)                                                                                 \
   TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body, \
-                         int *count) {                                                                                \
-    scan_header *field = out, *last = out + most;                                                                     \
+                         int *count, int16_t *first, int16_t *last, uint32_t *repeated) {                             \
+    memset(first, 0xff, 16 * sizeof *first);                                                                          \
+    uint32_t again = 0;                                                                                               \
+    scan_header *field = out, *beyond = out + most;                                                                    \
     uint32_t line = at, block = at, lines = 0, returns = 0, folded = 0;                                               \
     uint32_t feeds = block < size ? MASK(data + block, '\n') : 0, carriage = block < size ? MASK(data + block, '\r') : 0;\
     int result;                                                                                                       \
@@ -127,16 +147,16 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
       lines++;                                                                                                        \
       if (feed >= size) { result = SCAN_NO_END; break; }                                                              \
       if (feed == line || data[feed - 1] != '\r') { result = SCAN_BAD_LINE; break; }                                  \
-      uint8_t first = data[line];                                                                                     \
-      if (first <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */                   \
-        if (first == '\r' && feed == line + 1) {                                                                      \
+      uint8_t start = data[line];                                                                                     \
+      if (start <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */                   \
+        if (start == '\r' && feed == line + 1) {                                                                      \
           /* As many CRs as line ends, and one before each LF: no bare CR, no bare LF. */                             \
           returns += (uint32_t)__builtin_popcount(carriage & ((1u << bit) - 1));                                      \
           result = returns == lines ? (int)(field - out) : SCAN_BAD_LINE;                                             \
           line = feed + 1;                                                                                            \
           break;                                                                                                      \
         }                                                                                                             \
-        if ((first != ' ' && first != '\t') || field == out) { result = SCAN_BAD_LINE; break; }                       \
+        if ((start != ' ' && start != '\t') || field == out) { result = SCAN_BAD_LINE; break; }                       \
         folded = field[-1].folded = 1;                                                                                \
         field[-1].end = line = feed + 1;                                                                              \
         continue;                                                                                                     \
@@ -145,8 +165,8 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
         scan_close(data, &field[-1], field[-1].end);                                                                  \
         folded = 0;                                                                                                   \
       }                                                                                                               \
-      if (field == last) { result = SCAN_TOO_MANY; break; }                                                           \
-      uint32_t known = scan_known(data + line);                                                                       \
+      if (field == beyond) { result = SCAN_TOO_MANY; break; }                                                         \
+      const scan_name_entry *known = scan_known(data + line);                                                         \
       field->line = line;                                                                                             \
       if (!known) {                                                                                                   \
         uint32_t colons = MASK(data + line, ':'), colon;                                                              \
@@ -167,22 +187,30 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
         field->name_length = (uint16_t)(end - line);                                                                  \
         field->id = scan_name(data + line, end - line);                                                               \
       } else {                                                                                                        \
-        field->value = line + (known >> 8) + 1;                                                                       \
-        field->name_length = (uint16_t)(known >> 8);                                                                  \
-        field->id = (uint8_t)known;                                                                                   \
+        field->value = line + known->length + 1;                                                                      \
+        field->name_length = known->length;                                                                           \
+        field->id = known->id;                                                                                        \
       }                                                                                                               \
+      last[field->id] = (int16_t)(field - out);                                                                       \
+      if (first[field->id] < 0)                                                                                       \
+        first[field->id] = (int16_t)(field - out);                                                                    \
+      else                                                                                                            \
+        again |= 1u << field->id;                                                                                     \
       field->folded = 0;                                                                                              \
       scan_close(data, field, feed + 1);                                                                              \
       field++;                                                                                                        \
       line = feed + 1;                                                                                                \
     }                                                                                                                 \
     if (folded) scan_close(data, &field[-1], field[-1].end);                                                          \
+    first[HEADER_OTHER] = -1;                                                                                         \
+    *repeated = again;                                                                                                \
     *count = (int)(field - out);                                                                                      \
     *body = line;                                                                                                     \
     return result;                                                                                                    \
   }
 
-typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, int, uint32_t *, int *);
+typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, int, uint32_t *, int *, int16_t *,
+                             int16_t *, uint32_t *);
 
 static inline uint32_t scan_mask_scalar(const uint8_t *p, uint8_t wanted) {
   uint32_t mask = 0;

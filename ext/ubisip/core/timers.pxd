@@ -14,14 +14,20 @@ cdef enum:
     TICK_BITS = 10           # a tick is 1.024 ms
     NEVER = 0x7FFFFFFFFFFFFFFF
     WHEEL_SLOTS = 65536      # 67 s; what is due later waits in the last slot
+    WHEEL_GROUPS = 16        # of 64 x 64 slots
+
+
+cdef struct WheelEntry:      # together, for they are needed together
+    int64_t due              # 0: not in the wheel
+    uint32_t next
+    uint32_t previous        # the slot's number with the top bit set for the first one
 
 
 cdef struct Wheel:
     uint32_t* head           # first entry of each slot; entries count from 1, 0 is none
-    uint32_t* next           # by entry
-    uint32_t* previous       # by entry; the slot's number with the top bit set for the first one
-    int64_t* due             # by entry; 0: not in the wheel
+    WheelEntry* entries
     uint64_t* marks          # one bit a slot
+    uint64_t groups[WHEEL_GROUPS]  # one bit a word of marks
     int64_t tick             # all before it has been fired
     int64_t soonest          # no entry is in a slot before this tick; NEVER when there is none
     uint32_t armed           # entries in the wheel

@@ -5,6 +5,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ubisip.core.address cimport Address
 from ubisip.core.span cimport Span
 
+cdef extern from "siphash.h" nogil:
+    ctypedef struct SipHash:
+        pass
+    void siphash_init(SipHash* h, const uint64_t* key) noexcept
+    void siphash_add(SipHash* h, const uint8_t* data, uint32_t length) noexcept
+    void siphash_add_number(SipHash* h, uint64_t number) noexcept
+    uint64_t siphash_end(SipHash* h) noexcept
+    void write_hex(uint64_t value, uint32_t digits, char* out) noexcept
+    bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept
+
+
 cdef enum:
     MAX_KEYS = 4             # one that signs, three that may still verify while the ring is rolled
     BRANCH_LENGTH = 43       # "z9hG4bK" "u" listener(1) attempt(2) destination(8) loop(8) mac(16)
@@ -15,12 +26,6 @@ cdef enum:
 cdef struct KeyRing:
     uint64_t key[MAX_KEYS][2]
     int count
-
-
-cdef struct SipHash:
-    uint64_t v0, v1, v2, v3
-    uint64_t tail            # octets not yet a whole word
-    uint32_t length
 
 
 cdef struct Branch:
@@ -50,11 +55,6 @@ cdef struct Token:
     uint8_t callee_listener
 
 
-cdef void siphash_init(SipHash* h, const uint64_t* key) noexcept nogil
-cdef void siphash_add(SipHash* h, const uint8_t* data, uint32_t length) noexcept nogil
-cdef void siphash_add_number(SipHash* h, uint64_t number) noexcept nogil
-cdef uint64_t siphash_end(SipHash* h) noexcept nogil
-
 cdef void sign_branch(const KeyRing* keys, Branch* branch, const Vouched* vouched) noexcept nogil
 cdef bint verify_branch(const KeyRing* keys, const Branch* branch, const Vouched* vouched) noexcept nogil
 cdef void write_branch(const Branch* branch, char* out) noexcept nogil
@@ -67,6 +67,3 @@ cdef bint read_token(const KeyRing* keys, const uint8_t* data, Span text, Span c
 cdef void write_flow_token(const KeyRing* keys, uint64_t agent, uint32_t reg_id, char* out) noexcept nogil
 cdef bint read_flow_token(const KeyRing* keys, const uint8_t* data, Span text, uint64_t* agent,
                           uint32_t* reg_id) noexcept nogil
-
-cdef void write_hex(uint64_t value, uint32_t digits, char* out) noexcept nogil
-cdef bint read_hex(const uint8_t* data, uint32_t digits, uint64_t* out) noexcept nogil
