@@ -113,7 +113,7 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, bint 
 
 
 cdef bint leave_from(const Proxy* p, const Branch* branch, const Via* upstream, Flow* to) noexcept nogil:
-    """Without its transaction a response leaves from the listener that the request came to; False: there is none now."""
+    """Without its transaction a response leaves from the listener that the request came to; False: it is gone."""
     if branch.listener >= p.view.listener_count:
         return False
     to.listener = branch.listener
