@@ -440,9 +440,6 @@ cdef class Engine:
         engine_credentials(self.proxy, <const uint8_t*><const char*>letter, <uint32_t>len(letter), 0, True, 0,
                            to_us(now))
 
-    def stream_closed(self, uint32_t stream, double now):
-        engine_stream_closed(self.proxy, stream, to_us(now))
-
     def take_journal(self):
         return take_journal(&self.proxy.journal)
 

@@ -424,6 +424,7 @@ cdef class Snapshot:
         destination.t1 = microseconds(t1 if peer.kind is Kind.SERVER else 0.5)
         destination.transport = TRANSPORTS[peer.endpoint.transport]
         destination.stream = destination.transport != TRANSPORT_UDP
+        destination.tcp = peer.tcp
         destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0, destination.transport))
         for i, endpoint in enumerate(gateway.listen):
             if peer.listener and str(endpoint) == peer.listener:
