@@ -28,8 +28,8 @@ from ubisip.core.token cimport (
     BRANCH_LENGTH, TOKEN_LENGTH, Branch, Token, Vouched, sign_branch, write_branch, write_token,
 )
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, WANT_CANCEL, Transaction,
-    adopt, create, find, keep, release, schedule,
+    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, TO_AGENT, WANT_CANCEL,
+    Transaction, adopt, create, find, keep, release, schedule,
 )
 from ubisip.core.uri cimport uri_parameter
 
@@ -335,7 +335,7 @@ cdef void leave_setup(Proxy* p, uint32_t client) noexcept nogil:
 
 cdef bint has_candidate(Proxy* p, uint32_t server) noexcept nogil:
     cdef Transaction* s = &p.transactions.slab[server]
-    return not s.flags & (FIXED | CANCELLED) and s.request != NULL and s.attempt < 255 and \
+    return not s.flags & (FIXED | CANCELLED | TO_AGENT) and s.request != NULL and s.attempt < 255 and \
         choose(&p.targets, p.view, s.side, s.call, s.tried, s.flags & EMERGENCY_CALL != 0, p.now) >= 0
 
 
@@ -496,19 +496,16 @@ cdef void cancel_others(Proxy* p, uint32_t server, uint32_t but) noexcept nogil:
 
 
 cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot,
-                           uint8_t number) noexcept nogil:
+                           uint8_t number, const RoutePlan* plan) noexcept nogil:
     """A CANCEL whose INVITE another gateway, or this one before it was restarted, sent on.
 
     The branch of that INVITE is a function of what the CANCEL repeats, so the server can match it.
     """
     cdef Branch branch
-    cdef RoutePlan plan
     cdef uint8_t* out = NULL
     cdef uint32_t size
-    if preprocess(p, m, &plan) != 0:
-        return
-    make_branch(p, m, from_, number, slot, &plan, &branch)
-    size = write_request(p, m, from_, -1, 0, &plan, hop, slot, &branch, &out)
+    make_branch(p, m, from_, number, slot, plan, &branch)
+    size = write_request(p, m, from_, -1, 0, plan, hop, slot, &branch, &out)
     if size == 0 or size > DATAGRAM:
         return
     # Only our Via goes on, for a CANCEL is hop by hop: what was spliced is read again, away from the outbox's

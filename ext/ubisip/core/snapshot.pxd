@@ -142,6 +142,7 @@ cdef class Snapshot:
     cdef set_sources(self, config, slots)
 
 cdef int find_source(const PlatformView* view, const Address* address, bint any_port) noexcept nogil
+cdef bint is_peers(const PlatformView* view, const Address* address) noexcept nogil
 cdef int find_peer(const PlatformView* view, const Flow* flow) noexcept nogil
 cdef void set_hop(const PlatformView* view, int slot, Flow* hop) noexcept nogil
 cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil
