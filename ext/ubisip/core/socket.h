@@ -25,6 +25,7 @@ typedef struct {
   struct sockaddr_in6 name[BATCH]; /* large enough for sockaddr_in too */
   uint8_t *memory;
   uint32_t room;
+  int used; /* of the last reception, whose name lengths the kernel has written */
 } batch_t;
 
 static inline int batch_size(void) { return BATCH; }
@@ -42,6 +43,7 @@ static inline batch_t *batch_open(uint32_t room) {
     batch->message[i].msg_hdr.msg_iov = &batch->vector[i];
     batch->message[i].msg_hdr.msg_iovlen = 1;
     batch->message[i].msg_hdr.msg_name = &batch->name[i];
+    batch->message[i].msg_hdr.msg_namelen = sizeof batch->name[i];
     if (room) batch->vector[i] = (struct iovec){batch->memory + (size_t)i * room, room - 64};
   }
   return batch;
@@ -54,8 +56,10 @@ static inline void batch_close(batch_t *batch) {
 }
 
 static inline int batch_receive(batch_t *batch, int fd) {
-  for (int i = 0; i < BATCH; i++) batch->message[i].msg_hdr.msg_namelen = sizeof batch->name[i];
-  return recvmmsg(fd, batch->message, BATCH, MSG_DONTWAIT, NULL);
+  for (int i = 0; i < batch->used; i++) batch->message[i].msg_hdr.msg_namelen = sizeof batch->name[i];
+  int count = recvmmsg(fd, batch->message, BATCH, MSG_DONTWAIT, NULL);
+  batch->used = count < 0 ? 0 : count;
+  return count;
 }
 
 static inline uint8_t *batch_data(batch_t *batch, int i, uint32_t *size) {

@@ -83,19 +83,27 @@ cdef bint looks_down(const PlatformView* view, int side) noexcept nogil:
 
 
 cdef double score(Targets* targets, const PlatformView* view, int slot, uint64_t call) noexcept nogil:
-    """The policy's opinion; the highest wins. Weighted rendezvous for hash, so only a lost server's share moves."""
+    """The opinion of a policy other than hash; the highest wins."""
     cdef const Destination* destination = &view.destinations[slot]
     cdef Load* load = &targets.load[slot]
-    cdef double lot = -log(fraction(mix(call ^ mix(destination.id))))
+    cdef double lot
     if view.policy == POLICY_LEAST_CALLS:
         # Equal loads are told apart by the rendezvous, a tiny part of a call.
+        lot = -log(fraction(mix(call ^ mix(destination.id))))
         return -(load.calls + SETUP_COST * load.setup + 1e-6 * lot) / destination.weight
     if view.policy == POLICY_ROUND_ROBIN:
         load.turn += destination.weight
         return load.turn
-    if view.policy == POLICY_HASH:
-        return -lot / destination.weight
     return log(fraction(mix(targets.random ^ mix(destination.id)))) / destination.weight
+
+
+cdef bint is_better(const PlatformView* view, int slot, int than, uint64_t call) noexcept nogil:
+    """POLICY_HASH: weighted rendezvous, so only a lost server's share moves; no logarithm between equal weights."""
+    cdef double lot = fraction(mix(call ^ mix(view.destinations[slot].id)))
+    cdef double other = fraction(mix(call ^ mix(view.destinations[than].id)))
+    if view.destinations[slot].weight == view.destinations[than].weight:
+        return lot > other
+    return log(lot) / view.destinations[slot].weight > log(other) / view.destinations[than].weight
 
 
 cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, uint64_t call,
@@ -117,6 +125,10 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
             full = True
             continue
         total += destination.weight
+        if view.policy == POLICY_HASH:
+            if best == NOBODY or is_better(view, slot, best, call):
+                best = slot
+            continue
         value = score(targets, view, slot, call)
         if best == NOBODY or value > best_value:
             best = slot

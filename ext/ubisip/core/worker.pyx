@@ -50,7 +50,8 @@ cdef extern from "socket.h" nogil:
 cdef enum:
     MAILBOX = 8192           # letters on their way to the worker; a full box refuses, and the control thread says so
     BATCHES_A_TURN = 16      # datagrams of one socket before the timers and the other sockets have their turn
-    IDLE_TURNS = 3           # empty turns after which the worker sleeps in epoll instead of looking again
+    IDLE_TURNS = 1           # empty turns after which the worker sleeps in epoll instead of looking again
+    LATELY = 5000            # microseconds: datagrams that come so soon after others are let gather
     TURN_MOST = 500          # milliseconds: it shows that it lives at least twice a second
     ERRORS_A_TURN = 64
     BEHIND = 20000           # microseconds without seeing an empty socket: new calls are shed until it has caught up
@@ -97,6 +98,7 @@ cdef class Worker:
     cdef bint failed         # a send was told an error: the error queues have something
     cdef int64_t alive
     cdef int64_t busy
+    cdef int64_t brought     # when a turn last brought datagrams
     cdef int64_t caught_up   # when every socket was last seen empty
     cdef uint64_t batches, received, sent, send_errors
     cdef Letter* box
@@ -303,14 +305,18 @@ cdef class Worker:
                 self.tell_control()
             self.busy += clock() - now
             idle = 0 if got else idle + 1
+            if got:
+                self.brought = now
 
     cdef void sleep(self) noexcept nogil:
-        """Until a datagram, a letter or a timer."""
+        """Until a datagram, a letter or a timer; under load what comes behind the first datagram is waited for."""
         cdef int64_t due = engine_next_timer(self.proxy), wait = TURN_MOST
         if due >= 0:
             wait = min(wait, max(0, (due - clock() + 999) // 1000))
-        wait_for(self.epoll, <int>wait)
+        wait = wait_for(self.epoll, <int>wait)
         self.caught_up = clock()
+        if wait > 0 and self.coalesce and self.caught_up - self.brought < LATELY:
+            self.gather()
 
     cdef void gather(self) noexcept nogil:
         """Under load, let datagrams gather: one wake and two system calls then serve a batch."""
