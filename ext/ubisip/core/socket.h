@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define BATCH 64
 
@@ -138,9 +139,17 @@ static inline int watch(int epoll, int fd) {
   return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-static inline int wait_for(int epoll, int milliseconds) {
+/* Gives how many sockets have something. That `wake` was rung is taken note of here, before anybody looks for what it was
+ * rung for: a ring that comes late, for a letter that was seen already, must not wake us for ever. */
+static inline int wait_for(int epoll, int wake, int milliseconds) {
   struct epoll_event events[8];
-  return epoll_wait(epoll, events, 8, milliseconds);
+  int ready = epoll_wait(epoll, events, 8, milliseconds), sockets = 0;
+  for (int i = 0; i < ready; i++) {
+    uint64_t rings;
+    if (events[i].data.fd != wake) sockets++;
+    else if (read(wake, &rings, sizeof rings) < 0) continue; /* somebody else has: nothing to take note of */
+  }
+  return sockets;
 }
 
 static inline int event_open(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }

@@ -42,7 +42,7 @@ cdef extern from "socket.h" nogil:
     int receive_errors(int fd, int on) noexcept
     int watch(int epoll, int fd) noexcept
     int epoll_open() noexcept
-    int wait_for(int epoll, int milliseconds) noexcept
+    int wait_for(int epoll, int wake, int milliseconds) noexcept
     int event_open() noexcept
     void sharp_timers() noexcept
 
@@ -313,7 +313,7 @@ cdef class Worker:
         cdef int64_t due = engine_next_timer(self.proxy), wait = TURN_MOST
         if due >= 0:
             wait = min(wait, max(0, (due - clock() + 999) // 1000))
-        wait = wait_for(self.epoll, <int>wait)
+        wait = wait_for(self.epoll, self.wake, <int>wait)
         self.caught_up = clock()
         if wait > 0 and self.coalesce and self.caught_up - self.brought < LATELY:
             self.gather()
@@ -329,10 +329,6 @@ cdef class Worker:
     cdef void open_letters(self, int64_t now) noexcept nogil:
         cdef uint32_t tail = load_acquire(&self.box_tail)
         cdef Letter* letter
-        cdef uint64_t count
-        if self.box_head == tail:
-            return
-        read(self.wake, &count, 8)
         while self.box_head != tail:
             letter = &self.box[self.box_head % MAILBOX]
             self.open_letter(letter, now)
