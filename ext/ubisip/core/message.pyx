@@ -7,7 +7,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ubisip.core.headers cimport NameAddr, Via, parse_name_addr, parse_via
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, find_octet, peek, same, skip_lws, span_of, take, take_class, take_number,
+    Cursor, Span, cursor, find_octet, peek, same, same_spans, skip_lws, span_of, take, take_class, take_number,
 )
 from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, find_either
 from ubisip.core.uri cimport Uri, parse_uri
@@ -222,14 +222,16 @@ cdef bint read_cseq(ParsedMessage* m) noexcept nogil:
         return fail(m, 400, b"Bad CSeq", c.at)
     skip_lws(&c)
     m.cseq = <uint32_t>number
+    m.cseq_method = span_of(c.at, c.end)
+    if m.is_request and same_spans(m.data, m.cseq_method, m.data, m.method_name):
+        return True
     m.cseq_method = take_class(&c, CLASS_TOKEN)
     if m.cseq_method.length == 0 or c.at != c.end:
         return fail(m, 400, b"Bad CSeq", c.at)
     if not m.is_request:
         m.method = method_of(m.data, m.cseq_method)
         m.method_name = m.cseq_method
-    elif m.cseq_method.length != m.method_name.length or \
-            memcmp(m.data + m.cseq_method.at, m.data + m.method_name.at, m.method_name.length) != 0:
+    else:
         return fail(m, 400, b"CSeq Method Mismatch", m.cseq_method.at)
     return True
 

@@ -97,13 +97,9 @@ cdef double score(Targets* targets, const PlatformView* view, int slot, uint64_t
     return log(fraction(mix(targets.random ^ mix(destination.id)))) / destination.weight
 
 
-cdef bint is_better(const PlatformView* view, int slot, int than, uint64_t call) noexcept nogil:
+cdef inline bint is_better(double lot, double weight, double than, double than_weight) noexcept nogil:
     """POLICY_HASH: weighted rendezvous, so only a lost server's share moves; no logarithm between equal weights."""
-    cdef double lot = fraction(mix(call ^ mix(view.destinations[slot].id)))
-    cdef double other = fraction(mix(call ^ mix(view.destinations[than].id)))
-    if view.destinations[slot].weight == view.destinations[than].weight:
-        return lot > other
-    return log(lot) / view.destinations[slot].weight > log(other) / view.destinations[than].weight
+    return lot > than if weight == than_weight else log(lot) / weight > log(than) / than_weight
 
 
 cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, uint64_t call,
@@ -126,8 +122,10 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
             continue
         total += destination.weight
         if view.policy == POLICY_HASH:
-            if best == NOBODY or is_better(view, slot, best, call):
+            value = fraction(mix(call ^ mix(destination.id)))
+            if best == NOBODY or is_better(value, destination.weight, best_value, view.destinations[best].weight):
                 best = slot
+                best_value = value
             continue
         value = score(targets, view, slot, call)
         if best == NOBODY or value > best_value:
@@ -220,9 +218,9 @@ cdef int call_ended(Targets* targets, uint64_t call) noexcept nogil:
 
 
 cdef void forget_old_calls(Targets* targets, int64_t now) noexcept nogil:
-    """Look at a few places for calls whose BYE never came; the whole table in some minutes."""
+    """Look at a few places for calls whose BYE never came; the whole table in less than an hour."""
     cdef uint32_t _i, seconds = <uint32_t>(now // 1000000)
-    for _i in range(1024):
+    for _i in range(256):
         targets.sweep = (targets.sweep + 1) & targets.call_mask
         if targets.calls[targets.sweep].key and seconds - targets.calls[targets.sweep].answered > CALL_LIFETIME:
             remove_call(targets, targets.sweep)
