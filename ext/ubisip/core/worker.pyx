@@ -95,10 +95,10 @@ cdef class Worker:
     cdef int wake            # control to worker: a letter is in the box
     cdef int tell            # worker to control: events wait
     cdef int64_t coalesce    # microseconds
+    cdef int64_t brought     # when a turn last brought datagrams
     cdef bint failed         # a send was told an error: the error queues have something
     cdef int64_t alive
     cdef int64_t busy
-    cdef int64_t brought     # when a turn last brought datagrams
     cdef int64_t caught_up   # when every socket was last seen empty
     cdef uint64_t batches, received, sent, send_errors
     cdef Letter* box
@@ -305,8 +305,6 @@ cdef class Worker:
                 self.tell_control()
             self.busy += clock() - now
             idle = 0 if got else idle + 1
-            if got:
-                self.brought = now
 
     cdef void sleep(self) noexcept nogil:
         """Until a datagram, a letter or a timer; under load what comes behind the first datagram is waited for."""
@@ -383,6 +381,7 @@ cdef class Worker:
                 continue
             self.batches += 1
             self.received += count
+            self.brought = now
             total += count
             for i in range(count):
                 self.receive_one(i, listener, now)
