@@ -90,10 +90,13 @@ static const scan_name_entry SCAN_NAMES[16] = {
     [4] = {SCAN_WORD('t', 'o', ':', ' '), {2, HEADER_TO, 0}, 0, 0},
     [7] = {SCAN_WORD('f', 'r', 'o', 'm'), {4, HEADER_FROM, 0}, 0, 0},
     [8] = {SCAN_WORD('c', 'a', 'l', 'l'), {7, HEADER_CALL_ID, 0}, SCAN_TAIL('-', 'i', 'd', 0, 0, 0, 0, 0), 0xFFFFFF},
-    [9] = {SCAN_WORD('r', 'e', 'c', 'o'), {12, HEADER_RECORD_ROUTE, 0}, SCAN_TAIL('r', 'd', '-', 'r', 'o', 'u', 't', 'e'), ~0ull},
+    [9] = {SCAN_WORD('r', 'e', 'c', 'o'), {12, HEADER_RECORD_ROUTE, 0},
+           SCAN_TAIL('r', 'd', '-', 'r', 'o', 'u', 't', 'e'), ~0ull},
     [10] = {SCAN_WORD('v', 'i', 'a', ':'), {3, HEADER_VIA, 0}, 0, 0},
-    [12] = {SCAN_WORD('c', 'o', 'n', 't'), {14, HEADER_CONTENT_LENGTH, 0}, SCAN_TAIL('e', 'n', 't', '-', 'l', 'e', 'n', 'g'), ~0ull},
-    [15] = {SCAN_WORD('m', 'a', 'x', '-'), {12, HEADER_MAX_FORWARDS, 0}, SCAN_TAIL('f', 'o', 'r', 'w', 'a', 'r', 'd', 's'), ~0ull},
+    [12] = {SCAN_WORD('c', 'o', 'n', 't'), {14, HEADER_CONTENT_LENGTH, 0},
+            SCAN_TAIL('e', 'n', 't', '-', 'l', 'e', 'n', 'g'), ~0ull},
+    [15] = {SCAN_WORD('m', 'a', 'x', '-'), {12, HEADER_MAX_FORWARDS, 0},
+            SCAN_TAIL('f', 'o', 'r', 'w', 'a', 'r', 'd', 's'), ~0ull},
 };
 
 /* NULL: look closer. A line may be shorter than what is read here: then its CRLF makes it differ. */
@@ -110,11 +113,13 @@ static inline const scan_name_entry *scan_known(const uint8_t *n) {
   return entry;
 }
 
+static inline int scan_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
 /* Close a field anew: its value ends before the white space that precedes `end`, which is behind a CRLF. */
 static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t end) {
   uint32_t value = field->value, last = end;
-  while (value < last && (data[value] == ' ' || data[value] == '\t' || data[value] == '\r' || data[value] == '\n')) value++;
-  while (last > value && (data[last - 1] == ' ' || data[last - 1] == '\t' || data[last - 1] == '\r' || data[last - 1] == '\n')) last--;
+  while (value < last && scan_is_space(data[value])) value++;
+  while (last > value && scan_is_space(data[last - 1])) last--;
   field->value = value;
   field->value_length = last - value;
   field->end = end;

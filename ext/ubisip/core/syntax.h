@@ -38,7 +38,8 @@ static inline uint32_t run_to_stop(const uint8_t *data, uint32_t at, uint32_t en
     /* All up to DQUOTE is looked at one by one, the three signs above it too: nearly always it is one of the class. */
     __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
     __m128i stops = _mm_or_si128(
-        _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(octets, _mm_set1_epi8('"')), octets), _mm_cmpeq_epi8(octets, _mm_set1_epi8(';'))),
+        _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(octets, _mm_set1_epi8('"')), octets),
+                     _mm_cmpeq_epi8(octets, _mm_set1_epi8(';'))),
         _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8(',')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('>'))));
     for (uint32_t mask = (uint32_t)_mm_movemask_epi8(stops); mask; mask &= mask - 1) {
       uint32_t found = at + (uint32_t)__builtin_ctz(mask);
