@@ -98,8 +98,8 @@ cdef double score(Targets* targets, const PlatformView* view, int slot, uint64_t
     return log(fraction(mix(targets.random ^ mix(destination.id)))) / destination.weight
 
 
-cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, bint held, uint64_t call,
-                     const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
+cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, bint held,
+                     uint64_t call, const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
     cdef int slot, best = NOBODY
     cdef double value, best_value = 0, total = 0
     cdef bint full = False
