@@ -57,7 +57,7 @@ class Engine:
     def transport_error(self, data: bytes, address: tuple[str, int], now: float) -> None:
         """An ICMP error came back for a datagram that began with *data* and went to *address*."""
     def stream_closed(self, stream: int, now: float) -> None:
-        """Connection number *stream* has ended: nothing is sent over it any more, bindings made over it are dead."""
+        """Connection number *stream* has ended: nothing can be sent over it any more, bindings of it are dead."""
     def swap(self, snapshot: Snapshot, now: float) -> None:
         """Use *snapshot* from now on."""
     def set_keys(self, keys: Sequence[bytes]) -> None: ...

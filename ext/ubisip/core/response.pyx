@@ -497,7 +497,7 @@ cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint r
 
 
 cdef bint is_servers(const Proxy* p, const Transaction* s) noexcept nogil:
-    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 section 11.5)."""
+    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 11.5)."""
     return s.slot >= 0 and p.view.destinations[s.slot].side == SIDE_SERVER
 
 

@@ -102,8 +102,8 @@ cdef inline bint is_better(double lot, double weight, double than, double than_w
     return lot > than if weight == than_weight else log(lot) / weight > log(than) / than_weight
 
 
-cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, bint held, uint64_t call,
-                     const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
+cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, bint held,
+                     uint64_t call, const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
     cdef int slot, best = NOBODY
     cdef double value, best_value = 0, total = 0
     cdef bint full = False

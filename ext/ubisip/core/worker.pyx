@@ -14,8 +14,9 @@ import threading
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
 from ubisip.core.bindings cimport read_bindings
 from ubisip.core.engine cimport (
-    close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe, engine_restore,
-    engine_receive, engine_stream_closed, engine_swap, engine_transport_error, open_proxy, proxy_statistics,
+    close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe,
+    engine_receive, engine_restore, engine_stream_closed, engine_swap, engine_transport_error, open_proxy,
+    proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
