@@ -114,6 +114,8 @@ class FakeWorker:
         """What it was told of each user: three digests, known, lifetime; empty: they could not be had."""
         self.restored: list[tuple[Any, ...]] = []
         self.journal = b""
+        self.lost = 0
+        """Records that the journal lacks."""
         self.table: list[tuple[Any, ...]] = []
         """Its bindings, as rows of ``bindings()``."""
         self.streams_closed: list[int] = []
@@ -199,6 +201,9 @@ class FakeWorker:
     def take_journal(self) -> bytes:
         journal, self.journal = self.journal, b""
         return journal
+
+    def journal_lost(self) -> int:
+        return self.lost
 
     def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]:
         end = after + limit

@@ -154,6 +154,22 @@ async def test_a_reload_takes_another_file_and_tells_the_difference(folder: Path
         assert worker().users == {("bob", REALM): unknown(), ("carol", REALM): known("carol", "c")}
 
 
+async def test_a_reload_from_a_hook_to_a_file_and_back(folder: Path) -> None:
+    """The core asks until it has been told all users, and again once nobody can list them."""
+    path = folder / "platform.toml"
+    by_file = path.read_text()
+    by_hook(folder)
+    async with gateway_in(folder, hooks=[Directory()]) as gateway:
+        assert not worker().snapshots[-1].credentials_complete
+        path.write_text(by_file)
+        await gateway.reload()
+        await until(lambda: worker().snapshots[-1].credentials_complete)
+        assert worker().users["alice", REALM] == known("alice", "a")
+        by_hook(folder)
+        await gateway.reload()
+        await until(lambda: not worker().snapshots[-1].credentials_complete)
+
+
 async def test_a_registrar_comes_and_goes_by_a_restart_only(folder: Path) -> None:
     async with gateway_in(folder) as gateway:
         path = folder / "platform.toml"
@@ -218,6 +234,17 @@ async def test_damage_is_mended_by_a_new_snapshot(folder: Path, caplog: pytest.L
     assert "damaged and passed over" in caplog.text
     async with gateway_in(folder):
         assert len(worker().restored) == 600
+
+
+async def test_records_that_were_lost_are_made_good_by_a_new_snapshot(folder: Path) -> None:
+    snapshot = folder / "state" / "pa2-gw1.bindings"
+    async with gateway_in(folder):
+        worker().journal = packed([here("alice")])
+        worker().table = [(*here(name), 0, -1, True) for name in ("alice", "bob")]
+        worker().lost = 1
+        await until(snapshot.exists)
+    async with gateway_in(folder):
+        assert [one[0] for one in worker().restored] == ["alice", "bob"]
 
 
 async def test_a_disk_that_cannot_be_written_stops_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

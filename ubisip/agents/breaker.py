@@ -43,7 +43,3 @@ class Breaker:
             self._open_until = now + self._rest
             self._rest = min(2 * self._rest, LONGEST_REST)
             self._trial = False
-
-    def given_up(self) -> None:
-        """The try was neither: its caller went away."""
-        self._trial = False

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, TypeVar
 
+from ubisip.agents.credentials import Unavailable
 from ubisip.agents.secret import Digests, Secret, digests_of, read_ha1, secret_of_ha1s
 from ubisip.agents.source import Change, Listing, Options
 
@@ -38,7 +39,12 @@ class FileSource:
         self._seen: tuple[int, ...] = ()
 
     async def credentials(self, user: str, realm: str) -> Secret | None:
-        """What the file said of *user* when it was last read."""
+        """What the file said of *user* when it was last read.
+
+        :raises Unavailable: it was not yet.
+        """
+        if not self._read:
+            raise Unavailable(f"{self._path} is about to be read")
         known = self._users.get((user, realm))
         if known is None:
             return None

@@ -52,6 +52,8 @@ class Worker:
         """They cannot be had now: who waits for them gets 503."""
     def take_journal(self) -> bytes:
         """Records of what changed in the bindings since the last call, as msgpack; see docs/agents.md."""
+    def journal_lost(self) -> int:
+        """Records since the start that found the journal's ring full: the control thread stood for too long."""
     def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]:
         """Up to *limit* bindings after number *after*, and the number to go on after: 0 at the end."""
     def restore(self, rows: Sequence[tuple[Any, ...]]) -> int:

@@ -97,7 +97,13 @@ class Control:
     def _wanted(self, now: float) -> tuple[Any, ...]:
         """Everything that a snapshot is made of."""
         states, known = self.monitor.states(now), self._addresses.known
-        return self.node, states, known, self.draining, bool(self._asking), bool(self._subscribers)
+        listens, asks = bool(self._subscribers), bool(self._asking)
+        return self.node, states, known, self.draining, asks, listens, self._knows_all_users
+
+    @property
+    def _knows_all_users(self) -> bool:
+        """The core has been told every agent there is."""
+        return self._registrations is not None and self._registrations.complete
 
     def _built(self, states: Mapping[str, DestinationState]) -> Snapshot:
         return Snapshot(
@@ -109,7 +115,7 @@ class Control:
             draining=self.draining,
             hook=bool(self._asking),
             record=bool(self._subscribers),
-            credentials_complete=self._registrations is not None and self._registrations.complete,
+            credentials_complete=self._knows_all_users,
             wall=time.time() - time.monotonic(),
         )
 

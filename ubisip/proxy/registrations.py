@@ -52,6 +52,7 @@ class Registrar(Protocol):
     ) -> None: ...
     def credential_failed(self, user: str, realm: str) -> None: ...
     def take_journal(self) -> bytes: ...
+    def journal_lost(self) -> int: ...
     def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]: ...
     def restore(self, rows: Sequence[tuple[Any, ...]]) -> Any: ...
 
@@ -74,6 +75,8 @@ class Registrations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_push: deque[Change] = deque()
         self._snapshot_at = -math.inf
+        self._lost = 0
+        self._listed = False
         self._census: Census | None = None
         self._others = OtherSites()
         self._only_here: set[bytes] | None = None
@@ -101,6 +104,7 @@ class Registrations:
         """Run by *node* from now on, with what ``check`` gave for it."""
         self._node = node
         old, self._source = self._source, source
+        self._listed = False  # until the new list has been read; meanwhile the core asks
         if isinstance(old, Listing) and isinstance(source, Listing):
             source.follow(old)
         self._lookups.take(source, _refresh(agents, source), agents.credentials_cache)
@@ -110,7 +114,7 @@ class Registrations:
     @property
     def complete(self) -> bool:
         """The core is told every user there is: whom it does not know does not exist."""
-        return isinstance(self._source, Listing)
+        return self._listed and not self._to_push
 
     # Life
 
@@ -126,6 +130,7 @@ class Registrations:
                 self._to_push.extend(await self._source.changes())
             except (OSError, ValueError) as error:
                 raise UsageError(f"agents.credentials: {error}") from error
+            self._listed = True
             self._tell_mistakes(self._source)
             await self._push()
 
@@ -171,6 +176,9 @@ class Registrations:
             return
         journal = self._worker.take_journal()
         self.store.append(journal, now)
+        if (lost := self._worker.journal_lost()) != self._lost:
+            self._lost = lost
+            self.store.note_gap("the control thread stood, and records were lost")
         if journal and self._subscribers:
             moment = time.time()
             for record in records(journal):
@@ -221,6 +229,7 @@ class Registrations:
             log.info("credentials: %d users changed", len(changes))
             self._tell_mistakes(self._source)
         self._to_push.extend(changes)
+        self._listed = True
 
     async def _push(self) -> None:
         """Tell the core the users that changed; what its mailbox does not take waits for the next look."""
@@ -264,7 +273,8 @@ class Registrations:
         assert self._worker is not None
         self._census = await count(self._worker)
         await self._others.ask(self._node)
-        before, self._only_here = self._only_here, self._others.only_here(self._census.phones)
+        only_here = await asyncio.to_thread(self._others.only_here, self._census.phones)
+        before, self._only_here = self._only_here, only_here
         if self._only_here is not None and len(self._only_here) != len(before or ()):
             await self._tell_only_here(len(self._only_here))
 

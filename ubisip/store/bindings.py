@@ -147,7 +147,7 @@ class BindingStore:
         """Write what changed; *now* is monotonic. Returns at once: a thread writes."""
         if records:
             if self._unwritten + len(records) > UNWRITTEN:
-                self._failed("the disk does not keep up")
+                self.note_gap("the disk does not keep up")
                 return
             self._unwritten += len(records)
             self._unsynced = True
@@ -155,6 +155,13 @@ class BindingStore:
         if self._unsynced and now - self._synced_at >= SYNC_INTERVAL:
             self._synced_at, self._unsynced = now, False
             self._writer.submit(self._sync)
+
+    def note_gap(self, reason: str) -> None:
+        """The journal lacks something: a new snapshot makes it good."""
+        self.errors += 1
+        if not self._gaps:
+            log.error("bindings may not survive a restart: %s: %s", self._journal, reason)
+        self._gaps = True
 
     @property
     def wants_snapshot(self) -> bool:
@@ -219,14 +226,14 @@ class BindingStore:
             self.journal_size += len(data)
         except OSError as error:
             self._shut()
-            self._failed(str(error))
+            self.note_gap(str(error))
 
     def _sync(self) -> None:
         try:
             if self._file is not None:
                 os.fdatasync(self._file.fileno())
         except OSError as error:
-            self._failed(str(error))
+            self.note_gap(str(error))
 
     def _rotate(self) -> None:
         """The journal so far becomes ``before``; behind what an interrupted snapshot left there."""
@@ -255,12 +262,6 @@ class BindingStore:
                 file.close()
             except OSError as error:  # what it could not write; told below, where it matters
                 log.debug("%s: %s", self._journal, error)
-
-    def _failed(self, reason: str) -> None:
-        self.errors += 1
-        if not self._gaps:
-            log.error("bindings may not survive a restart: %s: %s", self._journal, reason)
-        self._gaps = True
 
 
 def _apply(payload: bytes, found: dict[tuple[Any, ...], Row]) -> int:

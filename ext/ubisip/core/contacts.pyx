@@ -43,12 +43,14 @@ cdef int field_of(const uint8_t* data, Span name) noexcept nogil:
 
 cdef void name_fields(const ParsedMessage* m, Register* r) noexcept nogil:
     cdef int i
+    cdef Span name
     for i in range(m.count):
-        r.field[i] = <uint8_t>field_of(m.data, span_of(m.headers[i].line, m.headers[i].line + m.headers[i].name_length)) \
-            if m.headers[i].id == HEADER_OTHER else FIELD_OTHER
+        name = span_of(m.headers[i].line, m.headers[i].line + m.headers[i].name_length)
+        r.field[i] = <uint8_t>field_of(m.data, name) if m.headers[i].id == HEADER_OTHER else FIELD_OTHER
 
 
-cdef bint has_tag(const ParsedMessage* m, const Register* r, int field, const char* tag, uint32_t length) noexcept nogil:
+cdef bint has_tag(const ParsedMessage* m, const Register* r, int field, const char* tag,
+                  uint32_t length) noexcept nogil:
     """An option tag is among those of a header field."""
     cdef int i
     cdef uint32_t at, end, next

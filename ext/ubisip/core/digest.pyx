@@ -286,7 +286,8 @@ cdef void write_nonce(const KeyRing* keys, uint32_t seconds, uint32_t salt, uint
     """NONCE_LENGTH octets that every gateway with one of our keys accepts; *seconds* is unix time.
 
     Nobody keeps a list of the nonces issued: what must be known is in it, and signed. *salt* makes two of one second
-    differ, so that each counts its own nc. *holder* stands for whom it is given to, 0 for whomever: for others it is bad.
+    differ, so that each counts its own nc. *holder* stands for whom it is given to (0: anybody):
+    for others it is bad.
     """
     cdef Nonce nonce
     nonce.seconds = seconds

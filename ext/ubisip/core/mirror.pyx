@@ -139,7 +139,8 @@ cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* bra
     at = put(out, at, b"\r\nPath: <sip:")
     write_flow_token(&p.keys, b.agent, b.reg_id, <char*>out + at)
     at = put(out, at + FLOW_TOKEN_LENGTH, b"@")
-    at = put_octets(out, at, p.view.listeners[listener].record_route.text, p.view.listeners[listener].record_route.length)
+    at = put_octets(out, at, p.view.listeners[listener].record_route.text,
+                    p.view.listeners[listener].record_route.length)
     at = put(out, at, b";lr;ob>\r\nSupported: path, outbound\r\nExpires: ")
     at += write_number(expires, <char*>out + at)
     return put(out, at, b"\r\nContent-Length: 0\r\n\r\n")
@@ -384,7 +385,8 @@ cdef void settle(Proxy* p, const bint* lacks, bint complete) noexcept nogil:
 cdef void bring_in_step(Proxy* p) noexcept nogil:
     """One round: a few bindings are looked at, and told to the servers that lack them."""
     cdef bint* lacks = p.registrar.lacks
-    cdef uint32_t _looks, asks = 0, index = p.registrar.sweep
+    cdef uint32_t asks = 0, index = p.registrar.sweep
+    cdef int _looks
     cdef bint complete = False
     for _looks in range(STEP_LOOKS):
         if index == 0:

@@ -34,6 +34,7 @@ from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_t
 from ubisip.core.response cimport conclude
 from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport (
+    TRANSPORT_TLS, TRANSPORT_WSS, Transport,
     SIDE_CARRIER, SIDE_SERVER, Side, find_destination, find_peer, find_source, is_emergency_number, set_hop,
 )
 from ubisip.core.span cimport Span, span_of
@@ -44,7 +45,7 @@ from ubisip.core.transactions cimport (
     CANCELLED, EMERGENCY_CALL, FIXED, MIRRORED, NEW_CALL, OVERDUE, PARKED, TO_AGENT, WANTS_CREDENTIALS, Transaction,
     destroy, find, handle_of, index_of, release, schedule,
 )
-from ubisip.core.uri cimport SCHEME_SIP, SCHEME_TEL
+from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL
 
 cdef enum:
     MAX_VIAS = 100           # Max-Forwards is 70; a longer stack is only there to be walked
@@ -84,8 +85,8 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
 
 
 cdef uint64_t agent_in_dialog(Proxy* p, const ParsedMessage* m) noexcept nogil:
-    """The agent whose phone sends a request in a dialog that a gateway of ours made, by its token: he may have moved, or
-    his registration be gone with a gateway. 0: it is nobody's."""
+    """The agent whose phone sends a request in a dialog that a gateway of ours made, by its token: he may have moved,
+    or his registration be gone with a gateway. 0: it is nobody's."""
     cdef RoutePlan plan
     cdef uint64_t party
     if m.to.tag.length == 0 or preprocess(p, m, &plan) != 0 or plan.token_state != TOKEN_GOOD:
@@ -165,8 +166,8 @@ cdef bint validate(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept
     cdef const char* extra = NULL
     cdef const char* reason = NULL
     cdef int status = 0, vias
-    # sips asks for TLS on every hop (section 26.2.2), which no destination of the core's own sockets gives.
-    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_TEL:
+    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_SIPS and \
+            m.request_uri.scheme != SCHEME_TEL:
         status = 416
         reason = b"Unsupported URI Scheme"
     elif m.max_forwards == 0:
@@ -274,7 +275,22 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, int peer, F
     return NEW
 
 
+cdef int secured(const Proxy* p, const ParsedMessage* m, const Flow* hop, int status) noexcept nogil:
+    """A sips Request-URI asks for TLS on every hop (section 26.2.2): 416 where the next is in the clear, or is still to
+    be chosen among some that are; else *status*."""
+    cdef Transport transport
+    if m.request_uri.scheme != SCHEME_SIPS or (status != 0 and status != NEW):
+        return status
+    if status == 0 and hop.stream:
+        transport = p.view.listeners[hop.listener].transport
+        if transport == TRANSPORT_TLS or transport == TRANSPORT_WSS:
+            return 0
+    return 416
+
+
 cdef const char* hop_reason(int status) noexcept nogil:
+    if status == 416:
+        return b"Unsupported URI Scheme"
     if status == 403:
         return b"Relaying Denied"
     if status == 404:
@@ -304,7 +320,7 @@ cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, u
     if m.size > LARGEST_REQUEST or m.count > MOST_LINES:
         answer(p, m, from_, 513, b"Message Too Large", NULL)
         return
-    status = next_hop(p, m, &plan, peer, &hop, &slot)
+    status = secured(p, m, &hop, next_hop(p, m, &plan, peer, &hop, &slot))
     if status == NEW:
         target = find_target(p, m, &plan, peer)
         if m.method == METHOD_OPTIONS and (plan.own or p.view.agents.enabled) and not plan.request_uri.has_user:
@@ -527,7 +543,7 @@ cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int p
         p.counters[BAD_TOKENS] += 1
     if status:
         return
-    status = next_hop(p, m, &plan, peer, &hop, &slot)
+    status = secured(p, m, &hop, next_hop(p, m, &plan, peer, &hop, &slot))
     if status == 0:
         forward_stateless(p, m, from_, &plan, &hop, slot, 0)
     elif status == NEW:
@@ -581,7 +597,7 @@ cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, 
         return
     status = preprocess(p, m, &plan)
     if status == 0:
-        status = next_hop(p, m, &plan, peer, &hop, &slot)
+        status = secured(p, m, &hop, next_hop(p, m, &plan, peer, &hop, &slot))
     if (status != 0 and status != NEW) or is_scarce(p):
         answer(p, m, from_, 481, b"Call/Transaction Does Not Exist", NULL)
         return

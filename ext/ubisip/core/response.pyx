@@ -12,8 +12,8 @@ from ubisip.core.events cimport (
     emit,
 )
 from ubisip.core.forward cimport (
-    KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, has_candidate, leave_setup, record_call,
-    send_ack, send_cancel,
+    KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, fall_back, has_candidate, leave_setup,
+    record_call, send_ack, send_cancel,
 )
 from ubisip.core.headers cimport Via, parse_via, via_response_address
 from ubisip.core.identity cimport branch_key, call_hash, is_rfc3261_branch
@@ -113,7 +113,7 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, bint 
 
 
 cdef bint leave_from(const Proxy* p, const Branch* branch, const Via* upstream, Flow* to) noexcept nogil:
-    """Without its transaction a response leaves from the listener that the request came to; False: there is none now."""
+    """Without its transaction a response leaves from the listener that the request came to; False: it is gone."""
     if branch.listener >= p.view.listener_count:
         return False
     to.listener = branch.listener
@@ -497,7 +497,7 @@ cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint r
 
 
 cdef bint is_servers(const Proxy* p, const Transaction* s) noexcept nogil:
-    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 section 11.5)."""
+    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 11.5)."""
     return s.slot >= 0 and p.view.destinations[s.slot].side == SIDE_SERVER
 
 
@@ -696,7 +696,7 @@ cdef void transport_failed(Proxy* p, const uint8_t* data, uint32_t size, const A
     else:
         return
     client = find(&p.transactions, key)
-    if client and same_address(&p.transactions.slab[client].flow.peer, to):
+    if client and same_address(&p.transactions.slab[client].flow.peer, to) and not fall_back(p, client):
         end_client(p, client, TRANSPORT_ERROR, 503)
 
 

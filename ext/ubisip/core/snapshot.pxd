@@ -58,6 +58,7 @@ cdef struct Destination:
     uint8_t listener
     Transport transport
     bint stream              # reached over a connection
+    bint tcp                 # reached by datagrams, but for requests that are too large for them
     Text hostport            # for the Request-URI
     double weight            # ramp included
     bint usable

@@ -47,14 +47,12 @@ cdef void set_text(Text* out, str text) except *:
     memcpy(out.text, <char*>octets, out.length)
 
 
-cdef uint32_t source_hash(const Address* address) noexcept nogil:
-    cdef uint32_t word, mixed = address.port * 0x9E3779B1u
-    cdef int i
-    for i in range(4):
-        memcpy(&word, address.ip + 4 * i, 4)
-        mixed = (mixed ^ word) * 0x85EBCA6Bu
-        mixed ^= mixed >> 15
-    return mixed
+cdef inline uint32_t source_hash(const Address* address) noexcept nogil:
+    cdef uint64_t low, high
+    memcpy(&low, address.ip, 8)
+    memcpy(&high, address.ip + 8, 8)
+    low = (low ^ high ^ <uint64_t>address.port << 16) * <uint64_t>0x9E3779B97F4A7C15
+    return <uint32_t>(low >> 32)
 
 
 cdef int find_exact(const PlatformView* view, const Address* address) noexcept nogil:
@@ -430,6 +428,7 @@ cdef class Snapshot:
         destination.t1 = microseconds(t1 if peer.kind is Kind.SERVER else 0.5)
         destination.transport = TRANSPORTS[peer.endpoint.transport]
         destination.stream = destination.transport != TRANSPORT_UDP
+        destination.tcp = peer.tcp
         destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0, destination.transport))
         for i, endpoint in enumerate(gateway.listen):
             if peer.listener and str(endpoint) == peer.listener:
