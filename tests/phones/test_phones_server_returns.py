@@ -44,7 +44,7 @@ def test_a_server_that_comes_back_empty_knows_every_agent_before_it_gets_calls(s
 
 @pytest.mark.xfail(strict=True, reason="a server that no probe and no call misses is told nothing")
 def test_a_server_that_was_away_between_two_probes_knows_every_agent_again(sites: Sites) -> None:
-    sites.write(servers=(1, 4), interval=30.0)
+    sites.write(servers=(1, 4), interval=30.0, mirror_quorum=2)
     sites.start()
     server = sites.servers[0]
     with PlainPhone("1001", sites.place.other()[0], sites.place.gateway()) as phone:
