@@ -2,9 +2,8 @@
 """An agent's PJSIP phone, registered with both sites: commands come on standard input, what happens goes out, by lines.
 
 Its only argument are the settings that :class:`pjsua_phone_parts.Phone` gives it, in JSON. Commands: ``call URI``,
-``answer``, ``reinvite``, ``bye``,
-``audio`` (packets received and their level), ``choose NUMBER`` (which call is meant from now on, by its order),
-``register NUMBER``, ``password TEXT``. It ends with its input.
+``answer``, ``reinvite``, ``bye``, ``audio`` (packets received and their level), ``choose NUMBER`` (which call is meant
+from now on, by its order), ``register NUMBER``, ``unregister NUMBER``, ``password TEXT``. It ends with its input.
 """
 
 from __future__ import annotations
@@ -129,6 +128,8 @@ class Line:
             self.call = self.calls[int(argument)]
         elif name == "register":
             self.registrations[int(argument) - 1].setRegistration(True)
+        elif name == "unregister":
+            self.registrations[int(argument) - 1].setRegistration(False)
         elif name == "password":
             self.settings["password"] = argument
             for registration, proxy in zip(self.registrations, self.settings["proxies"], strict=True):

@@ -45,3 +45,19 @@ def test_phones_talk_through_a_server(sites: Sites) -> None:
     hang_up(callee, caller)
     talk(callee, caller, f"sip:1001@{REALM}")
     hang_up(callee, caller)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_a_phone_that_leaves_one_site_is_known_by_the_other_alone(sites: Sites, transport: str) -> None:
+    """Over UDP it has no outbound: its Contact is the same at both sites."""
+    sites.write(servers=(1, 4))
+    sites.start()
+    phone = Phone(sites, "1001", proxies=sites.proxies(transport))
+    phone.registers()
+    wait_until(lambda: sites.knows("1001", 2), "all servers to know both flows")
+    phone.does("unregister 1")
+    wait_until(lambda: sites.knows("1001", 1), "all servers to know one flow")
+    for server in sites.servers:
+        assert sites.place.gateway(2)[0] in server.contacts("1001")[0]["Path"]
+    phone.does("unregister 2")
+    wait_until(lambda: sites.knows("1001", 0), "all servers to know none")
