@@ -43,7 +43,7 @@ cdef enum:
     ASK_LATEST = 160000000   # the same after many tries
     LONG_PAUSE = 1000000     # microseconds between two rounds when nothing could be told
     HOLD_BACK = 30000000     # microseconds for which a server that came back gets no calls until it is in step
-    LOSE_AGAIN = 30000000    # microseconds before a server that was told everything is told so anew because it lacks one
+    LOSE_AGAIN = 30000000    # microseconds before a server that was told everything is told anew because it lacks one
     LOOKS = 64               # bindings looked at for one that a server can be asked about
     EPOCH = 1600000000       # CSeq numbers are seconds since then: a gateway that was restarted goes on above its last
 
@@ -169,7 +169,7 @@ cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* bra
 
 
 cdef uint32_t send_register(Proxy* p, uint32_t index, int slot, bint question) noexcept nogil:
-    """Send one server the binding as it stands, or ask whether it knows it; gives the transaction, 0: a bound forbids."""
+    """Send one server the binding as it stands, or ask for it; gives the transaction, 0: a bound forbids it."""
     cdef Binding* b = &p.bindings.slab[index]
     cdef uint8_t out[4096]
     cdef char branch[16]
@@ -192,7 +192,8 @@ cdef uint32_t send_register(Proxy* p, uint32_t index, int slot, bint question) n
         return 0
     write_hex(key[0], 16, branch)
     if question:
-        size = put(out, write_head(p, index, slot, branch, out), b"Supported: path, outbound\r\nContent-Length: 0\r\n\r\n")
+        size = write_head(p, index, slot, branch, out)
+        size = put(out, size, b"Supported: path, outbound\r\nContent-Length: 0\r\n\r\n")
     else:
         size = write_register(p, index, slot, branch, out)
     t = &p.transactions.slab[client]
