@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from agents import DOMAIN, INSTANCE, Phone, agents, bindings, counter, credential, expires, phone, registrar
-from plain_sip import Packet
+from plain_sip import Packet, parameter
 from wire import UserAgent, Wire, server
 
 from ubisip.platform import DestinationState, Switch
@@ -71,6 +73,18 @@ def test_a_server_is_told_all_it_needs() -> None:
     assert got.values("Contact") == [
         f'<sip:alice@10.0.0.1:5062;x=y>;expires=900;q=0.300;+sip.instance="{INSTANCE}";reg-id=1']
     assert got.get("Authorization") == "" and got.get("Supported") == "path, outbound"
+
+
+def test_phones_without_outbound_have_a_flow_for_each_gateway() -> None:
+    """Two gateways may get the same Contact from one phone: servers keep both ways to it."""
+    wire = mirrored(1)
+    phone(wire, contact="<sip:alice@10.0.0.1:5062>")
+    got = wire.tel().got("REGISTER")
+    (contact,) = got.values("Contact")
+    instance = parameter(contact, "+sip.instance") or ""
+    assert re.fullmatch(r'"<urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-5000-8000-[0-9a-f]{12}>"', instance)
+    assert parameter(contact, "reg-id") == "1", "the number of this gateway in the configuration"
+    assert got.call_id.endswith("-1")
 
 
 @pytest.mark.parametrize("user", ["a%0d%0aX-Evil: 1", "a%00b", "a%40b", "%22quote", "a%3cb%3e", "a%25%32%35", "%c3%a9",

@@ -75,12 +75,29 @@ cdef uint32_t put_aor(uint8_t* out, uint32_t at, const Binding* b) noexcept nogi
     return put(out, at, b">")
 
 
+cdef uint32_t put_instance(uint8_t* out, uint32_t at, const Binding* b) noexcept nogil:
+    """The phone's instance; one that gives none gets one, the same on every gateway."""
+    cdef uint32_t length
+    cdef const uint8_t* text = binding_text(b, TEXT_INSTANCE, &length)
+    if length:
+        return put_octets(out, at, text, length)
+    at = put(out, at, b"<urn:uuid:")
+    write_hex(b.agent >> 32, 8, <char*>out + at)
+    at = put(out, at + 8, b"-")
+    write_hex(b.agent >> 16, 4, <char*>out + at)
+    at = put(out, at + 4, b"-5000-8000-")
+    write_hex(b.agent, 4, <char*>out + at)
+    return put(out, at + 4, b"00000000>")
+
+
 cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* branch, uint8_t* out) noexcept nogil:
     cdef Binding* b = &p.bindings.slab[index]
     cdef int listener = p.view.destinations[slot].listener
     cdef uint32_t length, at, expires = 0
     cdef const uint8_t* text = binding_text(b, TEXT_AOR, &length)
     cdef uint32_t domain = 0
+    # A phone without outbound may give two gateways the same Contact: servers tell its flows apart all the same.
+    cdef uint32_t flow = b.reg_id if b.reg_id else p.view.agents.gateway
     if not b.flags & GONE:
         expires = <uint32_t>max(1, (b.expires_at - p.now) // 1000000)
     while domain < length and text[length - 1 - domain] != 0x40:
@@ -101,7 +118,7 @@ cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* bra
     write_hex(b.agent, 16, <char*>out + at)
     out[at + 16] = 0x2D
     at += 17
-    at += write_number(b.reg_id, <char*>out + at)
+    at += write_number(flow, <char*>out + at)
     at = put(out, at, b"\r\nCSeq: ")
     at += write_number(b.sent_cseq, <char*>out + at)
     at = put(out, at, b" REGISTER\r\nContact: <")
@@ -115,14 +132,10 @@ cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* bra
         out[at + 1] = <uint8_t>(0x30 + b.q // 10 % 10)
         out[at + 2] = <uint8_t>(0x30 + b.q % 10)
         at += 3
-    text = binding_text(b, TEXT_INSTANCE, &length)
-    if length:
-        at = put(out, at, b";+sip.instance=\"")
-        at = put_octets(out, at, text, length)
-        at = put(out, at, b"\"")
-    if b.reg_id:
-        at = put(out, at, b";reg-id=")
-        at += write_number(b.reg_id, <char*>out + at)
+    at = put(out, at, b";+sip.instance=\"")
+    at = put_instance(out, at, b)
+    at = put(out, at, b"\";reg-id=")
+    at += write_number(flow, <char*>out + at)
     at = put(out, at, b"\r\nPath: <sip:")
     write_flow_token(&p.keys, b.agent, b.reg_id, <char*>out + at)
     at = put(out, at + FLOW_TOKEN_LENGTH, b"@")

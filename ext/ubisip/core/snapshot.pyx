@@ -304,6 +304,7 @@ cdef class Snapshot:
         self.view.record = record
         self.view.wall = <int64_t>(wall * 1e6)
         self.set_agents(config, credentials_complete)
+        self.view.agents.gateway = 1 + list(config.gateways).index(gateway)
         self.set_listeners(gateway)
         self.set_aliases(config)
         for peer in config.peers:
