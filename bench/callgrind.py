@@ -6,6 +6,7 @@ neither start-up nor waiting is. The count does not depend on what else the mach
 
     python -m bench.callgrind kamailio ubisip
     python -m bench.callgrind replay             ubisip's engine alone in virtual time: the same, in three seconds
+    python -m bench.callgrind register           registrations instead of calls: REGISTER, 401, REGISTER, 200
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from bench.candidates import CANDIDATES, Place, platform_file
 REPOSITORY = Path(__file__).resolve().parent.parent
 LOAD = sipp.Load(rate=10, calls=50)
 ENGINE = ["*_engine_receive", "*_engine_advance"]
-ENTRIES = {"kamailio": ["receive_msg"], "ubisip": ENGINE, "replay": ENGINE}
+ENTRIES = {"kamailio": ["receive_msg"], "ubisip": ENGINE, "replay": ENGINE, "register": ENGINE[:1]}
 """The functions whose inclusive cost is counted; a * stands for any characters."""
 
+REPLAYS = {"replay": "bench.replay", "register": "bench.registrations"}
+"""What runs in virtual time, without peers."""
+
 REPLAYED = 500
-"""Calls of ``replay``."""
+"""Calls of ``replay``, registrations of ``register``."""
 
 START_UP = 120.0
 """Seconds that a program may need under valgrind before it listens."""
@@ -59,8 +63,8 @@ def within(name: str, entry: str, directory: Path) -> float:
     counts = f"{name}.{entry.strip('*_')}"
     output = directory / f"{counts}.%p"
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", f"--toggle-collect={entry}"]
-    if name == "replay":
-        replay = [sys.executable, "-m", "bench.replay", str(REPLAYED)]
+    if name in REPLAYS:
+        replay = [sys.executable, "-m", REPLAYS[name], str(REPLAYED)]
         subprocess.run([*valgrind, *replay], check=True, capture_output=True, cwd=REPOSITORY)
         calls = REPLAYED
     else:

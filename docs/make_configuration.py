@@ -33,6 +33,8 @@ One TOML file for the whole platform, the same on every gateway; `--node` says w
 - a name that two carriers, servers or gateways have; a site that is none of `[sites]`;
 - two listeners at one address (0.0.0.0 excepted: every machine has its own), a peer at a gateway's own address;
 - a peer of a transport or network that no gateway listens on, a `listener` that is none;
+- a `tls:` or `wss:` listener without a section `[tls]`; certificates, keys and authorities that cannot be read or do
+  not fit together (one that has expired, or will within 14 days, is a warning);
 - a source that two peers claim. A port is more specific than none and comes first. Between carriers or between servers,
   an address comes before the network around it; between a carrier and a server that too is a mistake;
 - weight 0 on every carrier or on every server;

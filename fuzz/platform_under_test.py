@@ -24,7 +24,7 @@ GATEWAY_URI = b"sip:0155@127.0.0.1:5060"
 PEER = '[[{table}]]\nname = "{name}"\nsite = "{site}"\nuri = "sip:{host}:{port}"\nsources = ["{host}:{port}"]\n{more}'
 
 
-def configuration() -> Config:
+def configuration() -> str:
     tables = ['[platform]\nname = "fuzz"\nenvironment = "test"\nstate_dir = "state"\n[sites.PA2]\n[sites.PA5]\n']
     tables.append('[[gateways]]\nname = "gw"\nsite = "PA2"\nlisten = ["udp:127.0.0.1:5060"]\n')
     for table, addresses, more in (("carriers", CARRIERS, 'centre = "c{0}"\n'), ("servers", SERVERS, "")):
@@ -33,10 +33,11 @@ def configuration() -> Config:
             fields = {"table": table, "name": f"{table}{number}", "site": site, "host": host, "port": port}
             tables.append(PEER.format(more=more.format(number), **fields))
     tables.append("[routing]\nhook_timeout = 0.5\n[limits]\ntransactions = 64\nmemory = 4\ncalls = 16\n")
-    return Config.parse("\n".join(tables))
+    return "\n".join(tables)
 
 
-CONFIG = configuration()
+CONFIG_TEXT = configuration()
+CONFIG = Config.parse(CONFIG_TEXT)
 SLOTS = Slots()
 PLAIN = Snapshot(CONFIG, "gw", SLOTS)
 

@@ -28,7 +28,7 @@ from mutation import DICTIONARY_FILE, mutate
 ROOT = Path(__file__).resolve().parents[1]
 TREE = ROOT / "build" / "fuzz"
 FAILURES = ROOT / "build" / "fuzz-failures"
-TARGETS = ("parser", "engine", "tokens")
+TARGETS = ("parser", "engine", "tokens", "registrar")
 SANITIZERS = "-fsanitize=fuzzer-no-link,address,undefined"
 CFLAGS = f"{SANITIZERS} -fno-sanitize=alignment,function -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer"
 CORPUS_MOST = 4096

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import write_certificate
 from fake_worker import FakeSnapshot, FakeWorker, until, write_platform
 
 from ubisip.admin.cli import app
@@ -94,7 +95,7 @@ def test_check_tells_programs_the_same_in_json(path: Path) -> None:
     result = ubisip("check", path, "--json")
     assert json.loads(result.stdout) == {
         "file": str(path),
-        "mistakes": [],
+        "mistakes": [], "warnings": [],
         "configuration": Config.load(path).digest,
     }
     path.write_text("[platform")
@@ -102,6 +103,23 @@ def test_check_tells_programs_the_same_in_json(path: Path) -> None:
     assert result.exit_code == 2
     (mistake,) = json.loads(result.stdout)["mistakes"]
     assert mistake["line"] == 1 and mistake["expected"] == "TOML"
+
+
+def test_check_reads_the_certificates(path: Path, tmp_path: Path) -> None:
+    files = write_certificate(tmp_path, "gw", "gw.example.net", days=-1)
+    path.write_text(path.read_text() + '[tls]\ncertificate = "gw.pem"\nkey = "gw.key"\n')
+    result = ubisip("check", path)
+    warning = f"tls.certificate: {files[0]}: certificate has expired"
+    assert (result.exit_code, result.stderr) == (0, f"{path}: warning: {warning}\n")
+    assert json.loads(ubisip("check", path, "--json").stdout)["warnings"] == [warning]
+    Path(files[1]).write_bytes(Path(write_certificate(tmp_path, "other", "gw.example.net")[1]).read_bytes())
+    result = ubisip("check", path)
+    assert (result.exit_code, result.stderr) == (
+        2, f"{path}: tls.key: expected the key of {files[0]}, found {files[1]}\n",
+    )  # fmt: skip
+    Path(files[0]).unlink()
+    (mistake,) = json.loads(ubisip("check", path, "--json").stdout)["mistakes"]
+    assert (mistake["path"], mistake["expected"]) == ("tls.certificate", "a file that can be read")
 
 
 def test_check_of_an_unknown_gateway_or_file_fails(path: Path, tmp_path: Path) -> None:

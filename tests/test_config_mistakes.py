@@ -66,7 +66,8 @@ def test_what_the_toml_reader_cannot_hold(text: str) -> None:
 
 
 BAD_URIS = [
-    "", "127.0.0.1", "tel:123", "sips:127.0.0.1", "sip:", "sip:127.0.0.1:", "sip:127.0.0.1:0", "sip:127.0.0.1:65536",
+    "sips:127.0.0.1;transport=udp",
+    "", "127.0.0.1", "tel:123", "sip:", "sip:127.0.0.1:", "sip:127.0.0.1:0", "sip:127.0.0.1:65536",
     "sip:127.0.0.256", "sip:127.0.0", "sip:::1", "sip:[::1", "sip:[127.0.0.1]", "sip:[fe80::1%eth0]", "sip:a_b.example",
     "sip:-a.example", "sip:a..b", "sip:user@127.0.0.1", "sip:127.0.0.1?x=y", "sip:127.0.0.1;transport=sctp",
     "sip:127.0.0.1;transport=ws", "sip:127.0.0.1;maddr=127.0.0.2", "sip:127.0.0.1;", "sip:127.0.0.1:50 71",

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "fuzz"
-SECONDS = {"parser": 5, "engine": 10, "tokens": 3}
+SECONDS = {"parser": 5, "engine": 10, "tokens": 3, "registrar": 8}
 
 
 def run(*arguments: str, folder: Path = FUZZ) -> subprocess.CompletedProcess[str]:

@@ -150,12 +150,15 @@ async def test_a_missing_key_ring_is_told_with_the_command_that_makes_one(tmp_pa
         gateway_of(write_platform(tmp_path, port=port, platform='key_file = "cluster.key"'))
 
 
-@pytest.mark.parametrize("listener", ["tls", "ws", "wss"])
-async def test_a_listener_that_is_not_served_is_a_mistake(tmp_path: Path, port: int, listener: str) -> None:
-    path = write_platform(tmp_path, port=port)
-    path.write_text(path.read_text().replace("listen = [", f'listen = ["{listener}:127.0.9.11:5061", '))
-    with pytest.raises(ConfigError, match=r"gateways\[0\]\.listen\[0\]: expected a udp: or tcp: listener"):
+async def test_a_certificate_that_cannot_be_used_is_a_mistake(tmp_path: Path, port: int) -> None:
+    path = write_platform(tmp_path, port=port, more='[tls]\ncertificate = "gw.pem"')
+    path.write_text(path.read_text().replace("listen = [", 'listen = ["tls:127.0.9.11:5061", '))
+    with pytest.raises(ConfigError, match=r"tls\.certificate: expected a file that can be read, found .*gw\.pem"):
         gateway_of(path)
+
+
+async def test_certificates_are_not_looked_at_where_no_listener_needs_them(tmp_path: Path, port: int) -> None:
+    gateway_of(write_platform(tmp_path, port=port, more='[tls]\ncertificate = "gw.pem"'))
 
 
 async def test_what_this_version_does_not_serve_is_warned_of_once(
@@ -166,13 +169,6 @@ async def test_what_this_version_does_not_serve_is_warned_of_once(
         pass
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
     ]
-
-
-async def test_a_destination_that_cannot_be_reached_is_a_mistake(path: Path) -> None:
-    text = path.read_text().replace("listen = [", 'listen = ["tls:127.0.9.11:5061", ')
-    path.write_text(text.replace("127.0.9.51:5071", "127.0.9.51:5071;transport=tls"))
-    with pytest.raises(ConfigError, match=r"servers\[1\]\.uri: expected a URI reached over udp or tcp"):
-        gateway_of(path)
 
 
 async def test_a_tcp_listener_may_share_the_port_of_a_udp_one(path: Path, port: int) -> None:

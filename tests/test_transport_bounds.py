@@ -182,3 +182,17 @@ async def test_a_connection_that_we_opened_may_be_silent(platform: Platform) -> 
     await (await peers.get()).gets(request())
     platform.streams.sweep(time.monotonic() + PATIENCE + 1)
     assert platform.now("opened") == 1
+
+
+@both_loops
+async def test_what_a_closed_connection_leaves_behind_has_its_time_too(platform: Platform, small: Any) -> None:
+    """Out of step, and it does not read what waits for it: no more is it counted, so it must not stay."""
+    small(LINGER=0.01)
+    peer = await stalled(platform)
+    (one,) = platform.streams._connections.values()
+    assert one._transport is not None
+    transport = one._transport
+    one.close("out_of_step")
+    assert platform.now("accepted") == 0 and transport.get_write_buffer_size() > 0
+    await until(lambda: transport.get_write_buffer_size() == 0)
+    peer.close()

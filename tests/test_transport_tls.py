@@ -8,6 +8,7 @@ import contextlib
 import shutil
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transport_parts import HOST, OTHER_HOST, Peer, Platform, both_loops, platfo
 
 from ubisip.sections import HostCertificate, Tls
 from ubisip.transport import connection, tcp
-from ubisip.transport.tls import CertificateError, Certificates, TlsStream, problem_of
+from ubisip.transport.tls import CertificateError, Certificates, TlsStream, problems_of
 
 NAME = "gw.example.net"
 
@@ -273,6 +274,33 @@ async def test_garbage_after_the_handshake_ends_it(tmp_path: Path) -> None:
         await until(lambda: platform.counter("closed_tls") == 1)
 
 
+@both_loops
+async def test_half_a_record_is_cut_off_and_counted(tmp_path: Path) -> None:
+    """What OpenSSL holds for a peer is within the bounds as well."""
+    async with tls_on(tls_section(tmp_path, NAME)) as platform:
+        peer = await platform.connect()
+        client = TlsStream(client_context(), server_side=False, name=NAME)
+        client.feed(b"")
+        while not client.established:
+            peer.send(client.output())
+            client.feed(await peer.reader.read(65_536))
+        client.write(request(1))
+        peer.send(client.output())
+        await platform.hears(request(1))
+        client.write(request(2))
+        record = client.output()
+        peer.send(record[:3])
+        await until(lambda: platform.buffered == 3)
+        peer.send(record[3:-1])
+        await until(lambda: platform.buffered == len(record) - 1)
+        (one,) = platform.streams._connections.values()
+        platform.streams.sweep(one._began + connection.PATIENCE - 1)
+        assert platform.now("accepted") == 1
+        platform.streams.sweep(one._began + connection.PATIENCE + 1)
+        assert platform.counter("closed_incomplete") == 1 and platform.buffered == 0
+        assert platform.now("accepted") == 0
+
+
 # Files
 
 
@@ -292,12 +320,18 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for expected, section in cases.items():
         with pytest.raises(CertificateError) as raised:
             Certificates.read(section)
-        assert raised.value.key == expected, raised.value
+        assert raised.value.mistake.path == expected, raised.value
 
 
 def test_certificates_that_clients_would_refuse_today(tmp_path: Path) -> None:
-    assert problem_of(*write_certificate(tmp_path, "good", NAME)) == ""
-    assert "expired" in problem_of(*write_certificate(tmp_path, "old", NAME, days=-1))
+    good = write_certificate(tmp_path, "good", NAME)
+    old = HostCertificate(*write_certificate(tmp_path, "old", NAME, days=-1))
+    soon = HostCertificate(*write_certificate(tmp_path, "soon", NAME, days=9.1))
+    assert problems_of(Tls(*good), time.time()) == []
+    assert problems_of(Tls(*good, hosts={"old": old, "soon": soon}), time.time()) == [
+        f'tls.hosts."old".certificate: {old.certificate}: certificate has expired',
+        f'tls.hosts."soon".certificate: {soon.certificate}: it expires in 9 days',
+    ]
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")

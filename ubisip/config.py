@@ -18,6 +18,7 @@ from ubisip.errors import ConfigError, Mistake, UsageError
 from ubisip.platform import GatewayNode, Kind, Peer
 from ubisip.schema import Report, listed, printable, read_table
 from ubisip.sections import Agents, Health, Limits, Parameters, Platform, Routing, Store, Tier, Tls
+from ubisip.tiercheck import usable_rules
 from ubisip.toml_lines import key_lines
 
 _POSITION = re.compile(r" \((?:at line (?P<line>\d+), column \d+|at end of document)\)$")
@@ -62,6 +63,8 @@ class Config:
     """The file, as it was given to `load`; empty when a text was parsed."""
     digest: str
     """SHA-256 of the text in hex: two gateways that show the same one run the same configuration."""
+    warnings: tuple[str, ...]
+    """What is odd in it and no mistake, a line each."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Config:
@@ -97,7 +100,8 @@ class Config:
         check(whole, report)
         if report.mistakes:
             raise ConfigError(sorted(report.mistakes, key=lambda mistake: mistake.line))
-        return _config(whole, os.path.abspath(base_dir), file, text)
+        config = _config(whole, os.path.abspath(base_dir), file, text)
+        return replace(config, warnings=tuple(report.warnings))
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -152,11 +156,14 @@ def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Co
         tls=_tls(whole.tls, base_dir),
         agents=_agents(whole.agents, base_dir),
         store=replace(whole.store, url=_absolute_url(base_dir, whole.store.url)),
-        tiers=whole.tiers,
+        tiers=MappingProxyType({
+            name: replace(tier, on=MappingProxyType(usable_rules(tier, whole))) for name, tier in whole.tiers.items()
+        }),
         actions=whole.actions,
         sinks=whole.sinks,
         path=file,
         digest=hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
+        warnings=(),
     )
 
 
@@ -173,6 +180,7 @@ def _peer(kind: Kind, row: sections.PeerTable, centre: str = "") -> Peer:
         max_calls=row.max_calls,
         max_cps=row.max_cps,
         listener="" if row.listener is None else str(row.listener),
+        tcp=row.tcp,
     )
 
 

@@ -7,6 +7,7 @@ What a key alone got wrong is in the report already and is passed over here: a m
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from ubisip.address import as_address
@@ -141,6 +142,8 @@ def _check_listener(path: Path, peer: PeerTable, listeners: dict[Path, Endpoint]
     for place, listener in listeners.items():
         if listener == endpoint:
             report.add((*path, "uri"), f"an address that is no gateway's ({_place(place, report)} has it)", uri)
+    if peer.tcp and not _reaches_both(endpoint, listeners.values()):
+        report.add((*path, "tcp"), "false, or a udp uri and gateway listeners of udp and tcp in its network", True)
     if peer.listener is None:
         if not any(_fits(endpoint, listener) for listener in listeners.values()):
             report.add((*path, "uri"), f"a transport and network of a gateway's listener ({listed(names)})", uri)
@@ -158,6 +161,11 @@ def _fits(endpoint: Endpoint, listener: Endpoint) -> bool:
     return endpoint.transport == listener.transport and (
         address is None or address.version == ip_address(listener.host).version
     )
+
+
+def _reaches_both(endpoint: Endpoint, listeners: Iterable[Endpoint]) -> bool:
+    """Over UDP, and over TCP as well."""
+    return endpoint.transport == "udp" and any(_fits(replace(endpoint, transport="tcp"), one) for one in listeners)
 
 
 def _check_sources(file: Sections, report: Report) -> None:

@@ -73,6 +73,8 @@ class Peer:
     """New calls per second; 0: no limit."""
     listener: str = ""
     """The gateway listener it is reached from, as in ``listen``; empty: the first whose network and transport fit."""
+    tcp: bool = False
+    """It is reached over UDP, but over TCP by requests that are too large for a datagram."""
 
 
 @dataclass(frozen=True, slots=True)

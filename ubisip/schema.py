@@ -86,6 +86,8 @@ class Report:
         self.file = file
         self.lines = lines
         self.mistakes: list[Mistake] = []
+        self.warnings: list[str] = []
+        """What is odd and no mistake, each with its line."""
         self._paths: set[Path] = set()
 
     def line(self, path: Path) -> int:
@@ -93,6 +95,9 @@ class Report:
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
+
+    def warn(self, path: Path, text: str) -> None:
+        self.warnings.append(f"{self.file}:{self.line(path)}: {path_text(path)}: {text}")
 
     def add(self, path: Path, expected: str, found: object = _NOTHING) -> None:
         self.note(path, expected, show(found))

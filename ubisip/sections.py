@@ -80,6 +80,9 @@ class PeerTable:
     listener: Annotated[Endpoint | None, _LISTEN] = None
     """The gateway listener it is reached from, written as in `listen`. Default: the first whose network and transport
     fit."""
+    tcp: bool = False
+    """A udp peer that listens on TCP too, at the same port: requests above 1,300 octets go there, and by datagram if it
+    refuses them (RFC 3261 section 18.1.1). Where this is false they go by datagram, in fragments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,8 @@ class Tls:
     key: _File = ""
     """PEM file of its private key. Default: it is in the same file."""
     hosts: Mapping[_HostName, HostCertificate] = field(default_factory=_nothing)
-    """Other certificates, by the host name that a client asks for (SNI)."""
+    """Other certificates, by the host name that a client asks for (SNI): `[tls.hosts."phones.example.net"]` with
+    `certificate` and `key` each."""
     client_ca: _File = ""
     """PEM file of the authorities whose certificates clients may show. Default: they are not asked for any."""
     client_certificates: Literal["optional", "required"] = "optional"

@@ -76,16 +76,36 @@ def _check_rules(path: Path, tier: Tier, file: Sections, report: Report) -> None
 
 
 def _check_bare(path: Path, name: str, report: Report) -> None:
-    """An action that a rule names and the file says nothing of must be one that needs no parameters."""
+    """An action that a rule names and the file says nothing of should be one that needs no parameters."""
     try:
-        plugins.load(plugins.ACTIONS, name)({})
+        lack = lack_of(name)
     except UsageError as error:
         report.add(path, f"an action that can be used here: {error}", name)
-    except SecretError:
         return
+    if lack:
+        report.warn(path, f"{name} is left out, for there is no [actions.{name}] ({lack})")
+
+
+def lack_of(name: str) -> str:
+    """What an action of which the file says nothing would need to be told; empty: nothing.
+
+    :raises UsageError: it cannot be used here.
+    """
+    try:
+        plugins.load(plugins.ACTIONS, name)({})
+    except SecretError:
+        return ""
     except ValueError as error:
-        first = str(error).partition("\n")[0]
-        report.add(path, f"an action with its parameters in [actions.{name}] ({first})", name)
+        return str(error).partition("\n")[0]
+    return ""
+
+
+def usable_rules(tier: Tier, file: Sections) -> Mapping[str, tuple[str, ...]]:
+    """The rules of *tier* without the actions that cannot be taken, of which a warning told."""
+    told = {*file.actions, *file.sinks}
+    return {
+        event: tuple(name for name in names if name in told or not lack_of(name)) for event, names in tier.on.items()
+    }
 
 
 def _check_plugin(path: Path, group: str, name: str, parameters: Parameters, report: Report) -> None:

@@ -56,9 +56,13 @@ def test_TRN_05_every_response_goes_back_over_the_connection(wire: Wire) -> None
 
 @pytest.mark.parametrize(
     "via",
-    ["SIP/2.0/TCP 127.0.1.1:5090;branch=z9hG4bK-1", "SIP/2.0/TCP host.invalid;branch=z9hG4bK-1",
-     "SIP/2.0/TCP 127.0.1.1:5090;rport;branch=z9hG4bK-1", "SIP/2.0/TCP 192.0.2.1:9;branch=z9hG4bK-1;received=192.0.2.2",
-     "SIP/2.0/TCP 127.0.1.1:5090;branch=z9hG4bK-1;maddr=192.0.2.9"],
+    [
+        "SIP/2.0/TCP 127.0.1.1:5090;branch=z9hG4bK-1",
+        "SIP/2.0/TCP host.invalid;branch=z9hG4bK-1",
+        "SIP/2.0/TCP 127.0.1.1:5090;rport;branch=z9hG4bK-1",
+        "SIP/2.0/TCP 192.0.2.1:9;branch=z9hG4bK-1;received=192.0.2.2",
+        "SIP/2.0/TCP 127.0.1.1:5090;branch=z9hG4bK-1;maddr=192.0.2.9",
+    ],
 )
 @pytest.mark.parametrize("status", [180, 200, 486])
 def test_TRN_05_whatever_the_via_says(wire: Wire, via: str, status: int) -> None:
@@ -172,7 +176,8 @@ def test_a_cancel_and_its_answers(wire: Wire, stream: int) -> None:
     wire.tel().reply(wire.tel().got("CANCEL"), 200)
     wire.tel().reply(leg, 487)
     assert [(packet.status, packet.stream) for packet in wire.agent(*CALLER).responses("INVITE")] == [
-        (180, STREAM), (487, STREAM),
+        (180, STREAM),
+        (487, STREAM),
     ]
 
 
@@ -280,7 +285,8 @@ def test_responses_of_a_connection_go_on_as_datagrams(onward: Wire) -> None:
     for status in (180, 200):
         onward.tel().reply(leg, status)
     assert [(packet.status, way(packet)) for packet in onward.sbc.inbox] == [
-        (180, (SBC, UDP, 0)), (200, (SBC, UDP, 0)),
+        (180, (SBC, UDP, 0)),
+        (200, (SBC, UDP, 0)),
     ]
 
 

@@ -40,13 +40,18 @@ def load(file: Path, node: str, as_json: bool) -> Config:
         if node:
             config.gateway(node)
     except ConfigError as error:
-        if as_json:
-            say({"file": str(file), "mistakes": [asdict(mistake) for mistake in error.mistakes]})
-            raise typer.Exit(MISTAKES) from None
-        fail(str(error).splitlines(), MISTAKES, as_json)
+        tell_mistakes(str(file), error, as_json)
     except UsageError as error:
         fail([str(error)], MISTAKES, as_json)
     return config
+
+
+def tell_mistakes(file: str, error: ConfigError, as_json: bool) -> NoReturn:
+    """End the command with every mistake of the configuration *file*."""
+    if as_json:
+        say({"file": file, "mistakes": [asdict(mistake) for mistake in error.mistakes]})
+        raise typer.Exit(MISTAKES) from None
+    fail(str(error).splitlines(), MISTAKES, as_json)
 
 
 def client_of(admin: str, config: Path | None, node: str, token_file: Path | None, as_json: bool) -> AdminClient:

@@ -7,6 +7,9 @@ Exit codes, of every command: 0 done; 1 it could not be done; 2 the command line
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,14 +32,16 @@ from ubisip.admin.asking import (
     fail,
     load,
     say,
+    tell_mistakes,
 )
 from ubisip.admin.tables import configuration_view, platform_view
 from ubisip.admin.tier_tables import inspection_view
 from ubisip.config import Config
-from ubisip.errors import UsageError
+from ubisip.errors import ConfigError, UsageError
 from ubisip.failover.inspection import inspect
 from ubisip.parameters import thaw
 from ubisip.platform import Switch
+from ubisip.transport.tls import CertificateError, Certificates, problems_of
 from ubisip.version import VERSION
 
 app = typer.Typer(
@@ -51,9 +56,9 @@ app = typer.Typer(
 
 @app.command(
     short_help="Name every mistake of a configuration file.",
-    help="Check a configuration file and name every mistake with its line. With --live each member of the other tiers"
-    " is asked once: who is not what the file says, or lacks a right, is a mistake; who does not answer could not be"
-    " checked." + CODES,
+    help="Check a configuration file and the certificates that it names, and name every mistake with its line. With"
+    " --live each member of the other tiers is asked once: who is not what the file says, or lacks a right, is a"
+    " mistake; who does not answer could not be checked." + CODES,
     epilog="Example: ubisip check platform.toml --node pa2-gw1",
 )
 def check(
@@ -63,11 +68,14 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     config = load(file, node, as_json)
+    warnings = [*_check_certificates(config, as_json), *config.warnings]
     members = _inspected(config, as_json) if live else []
     if as_json:
-        answer = {"file": str(file), "mistakes": [], "configuration": config.digest}
+        answer = {"file": str(file), "mistakes": [], "warnings": warnings, "configuration": config.digest}
         say(answer | ({"members": members} if live else {}))
     else:
+        for warning in warnings:
+            print(f"{file}: warning: {warning}", file=sys.stderr)
         Console().print(configuration_view(config))
         if live:
             Console().print(inspection_view(members))
@@ -195,6 +203,17 @@ def common(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:
     """Options of the command itself."""
+
+
+def _check_certificates(config: Config, as_json: bool) -> list[str]:
+    """What is wrong with them that is no mistake; ends the command where they cannot be used."""
+    if config.tls is None:
+        return []
+    try:
+        Certificates.read(config.tls)
+    except CertificateError as error:
+        tell_mistakes(config.path, ConfigError([replace(error.mistake, file=config.path)]), as_json)
+    return problems_of(config.tls, time.time())
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ubisip.core.snapshot import Snapshot
@@ -28,11 +28,13 @@ class Event(NamedTuple):
     value: float
     """Seconds: post-dial delay, round trip of a probe, Retry-After; else 0."""
     data: bytes
-    """The INVITE for ``ask``; the Call-ID for call events; else empty."""
+    """The INVITE for ``ask``; user, NUL and realm for ``credentials``; the Call-ID for call events; else empty."""
 
 EVENT_KINDS: tuple[str, ...]
 """``ask`` (a new call waits for decide()), ``probe`` (result of a probe), ``refused`` (ICMP error or transport error),
-``silent`` (first_response_timeout passed), ``busy`` (503; value is its Retry-After or 0),
+``silent`` (first_response_timeout passed), ``busy`` (503; value is its Retry-After or 0), ``credentials`` (credential()
+is awaited for the user and realm in data, a NUL between them), ``in_step`` (a server knows every binding again; value:
+seconds that it did not), ``out_of_step``,
 and, when the snapshot says record: ``setup`` (new call sent to a destination), ``ringing``, ``answered``,
 ``failed`` (final response to the caller, status), ``failover`` (next destination tried), ``ended`` (BYE)."""
 
@@ -69,6 +71,37 @@ class Engine:
 
         The branch of its top Via is ``z9hG4bKp`` and 16 lower-case hex digits, another for each probe.
         """
+    def credential(
+        self, user: str, realm: str, md5: bytes, sha256: bytes, sha512_256: bytes, known: bool, lifetime: float,
+        now: float,
+    ) -> None:
+        """Tell the HA1 digests of a user (b"": there is none of that algorithm), asked for or not; REGISTERs that wait
+        for them go on. *known*: he exists. They are good for *lifetime* seconds, which may be infinite.
+
+        :raises ValueError: a digest is not as long as its algorithm's, or a name is longer than 512 octets.
+        """
+    def credential_failed(self, user: str, realm: str, now: float) -> None:
+        """Nobody could be asked: REGISTERs that wait get 503 with Retry-After."""
+    def stream_closed(self, stream: int, now: float) -> None:
+        """A connection has ended: bindings that were registered over it are dead."""
+    def take_journal(self) -> bytes:
+        """Changes of bindings since the last call: msgpack arrays, one after the other (docs/agents.md)."""
+    def bindings(self, after: int, limit: int, now: float) -> tuple[int, list[tuple[Any, ...]]]:
+        """Up to *limit* bindings (512 at most) after place *after*, and the place to go on from (0: that was the last).
+
+        Each: address of record, Contact, instance, reg-id, q (thousandths), Path, Call-ID, CSeq, expires at, registered
+        at (unix time), IP, port, listener, stream, user agent, flags, slots of the servers in step (a bit each), round
+        trip (microseconds; -1: not known), whether its flow lives.
+        """
+    def restore(self, rows: Iterable[Sequence[Any]], now: float) -> int:
+        """Put back bindings as bindings() or a journal told them (the first 15 or 16 values count); gives how many.
+
+        What has expired is left out; servers are told of the others in the background.
+
+        :raises ValueError: a row is none of ours; those before it are in.
+        """
+    def set_overloaded(self, overloaded: bool) -> None:
+        """What the worker does when it cannot keep up: new calls and registrations are shed until it says otherwise."""
     def events(self) -> list[Event]:
         """The events since the last call."""
     def statistics(self) -> dict[str, Any]:

@@ -24,7 +24,9 @@ class Snapshot:
     *states* are the destinations' health and switches by name (absent: DestinationState()), *addresses* the
     resolved host names of destinations by name (needed only where the URI holds a host name),
     *draining* refuses new calls with 503, *hook* parks new INVITEs for a decision of the control thread,
-    *record* turns on the call events (attempt, answered, ended...).
+    *record* turns on the call events (attempt, answered, ended...). *credentials_complete*: an agent whose digests the
+    core was not given does not exist, and nobody is asked for them. *wall* is what must be added to the engine's times to
+    get unix time, in seconds.
     """
 
     def __init__(
@@ -38,4 +40,6 @@ class Snapshot:
         draining: bool = False,
         hook: bool = False,
         record: bool = False,
+        credentials_complete: bool = False,
+        wall: float = 0.0,
     ) -> None: ...

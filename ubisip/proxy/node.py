@@ -6,19 +6,20 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from ubisip import keys
 from ubisip.admin.access import read_token
 from ubisip.config import Config
-from ubisip.errors import ConfigError, Mistake, UsageError
+from ubisip.errors import ConfigError, UsageError
 from ubisip.health.observer import Group
 from ubisip.platform import GatewayNode, Peer
 from ubisip.transport.tcp import SECURE
-from ubisip.transport.tls import CertificateError, Certificates
+from ubisip.transport.tls import CertificateError, Certificates, problems_of
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,10 @@ def node_of(config: Config, name: str) -> Node:
 def warn(node: Node) -> None:
     """Tell, once for each configuration, what it asks for that will not be done."""
     gateway = node.gateway
+    for warning in node.config.warnings:
+        log.warning("%s", warning)
+    for problem in [] if node.certificates is None else problems_of(node.certificates.config, time.time()):
+        log.warning("%s", problem)
     admin = gateway.admin
     if admin is not None and not node.token and not ipaddress.ip_address(admin.host).is_loopback:
         log.warning("HTTP on %s answers loopback peers only, as no admin_token_file is configured", admin)
@@ -73,7 +78,7 @@ def _certificates(config: Config, gateway: GatewayNode) -> Certificates | None:
     try:
         return Certificates.read(config.tls)
     except CertificateError as error:
-        raise ConfigError([Mistake(0, error.key, error.reason, error.file, config.path)]) from error
+        raise ConfigError([replace(error.mistake, file=config.path)]) from error
 
 
 def _keys(config: Config, gateway: GatewayNode) -> list[bytes]:

@@ -32,6 +32,8 @@ QUOTED = 1_500
 """Octets of such a request that are kept: its top Via, which says which attempt it was, is among the first."""
 RETRY = 0.01
 """Seconds until a message that found the core's mailbox full is handed over again; meanwhile nothing is read."""
+LINGER = 5.0
+"""Seconds that the last octets of a connection have to leave once we close it; it is counted no more meanwhile."""
 PROBES = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 """A peer whose machine is gone is noticed on an idle connection after 90 s."""
 ACKNOWLEDGED = 10_000
@@ -117,6 +119,11 @@ class Connection(asyncio.Protocol):
         return written + sum(map(len, self._waiting or ()))
 
     @property
+    def _incomplete(self) -> int:
+        """Octets that came and wait for more."""
+        return len(self._framer) + (0 if self._tls is None else len(self._tls))
+
+    @property
     def heard(self) -> bool:
         """A message has come over it, or we opened it."""
         return self._heard
@@ -149,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._last = time.monotonic()
         if self._closed:
             return
-        if self._heard and self._ready and not len(self._framer):
+        if self._heard and self._ready and not self._incomplete:
             self._began = self._last
         self._framer.feed(data if self._tls is None else self._decrypt(data))
         self._begin()
@@ -187,7 +194,7 @@ class Connection(asyncio.Protocol):
             return "unsent"
         if not self._ready and self._transport is not None and now - self._began > HANDSHAKE:
             return "handshake"
-        if self._held is None and len(self._framer) and now - self._began > PATIENCE:
+        if self._held is None and self._incomplete and now - self._began > PATIENCE:
             return "incomplete"
         if not self._heard and now - self._began > PATIENCE:
             return "silent"
@@ -209,6 +216,8 @@ class Connection(asyncio.Protocol):
                 self._tls.close()
                 self._transmit(b"")
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
         self.end()
 
     def end(self) -> None:
@@ -301,7 +310,7 @@ class Connection(asyncio.Protocol):
 
     def _account(self) -> None:
         """Tell the table how much this connection holds now."""
-        change = 0 if self._closed else len(self._framer) - self._counted
+        change = 0 if self._closed else self._incomplete - self._counted
         self._counted += change
         if change and not self._table.hold(change):
             self.abort("memory")

@@ -29,7 +29,7 @@ from ubisip.transport.websocket import WebSocketFramer
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS = 10_000
+CONNECTIONS = 20_000
 """Connections in all, both ways: thousands of agents and what a storm of reconnections adds. At the bound new ones are
 refused, as those that exist carry calls; idle and silent ones go by themselves."""
 PER_SOURCE = 1_000

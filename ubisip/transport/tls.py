@@ -10,23 +10,26 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ubisip.errors import UsageError
+from ubisip.errors import Mistake, UsageError
 from ubisip.sections import Tls
 
 SLICE = 16 * 1024
 """Octets handed to OpenSSL at once: its buffers keep the size that they once needed, for as long as the connection."""
+SOON = 14
+"""Days before the end of a certificate from which it is warned of: those that renew themselves do so at 30."""
+DAY = 86_400
+RECORD_HEAD = 5
 _READ = 64 * 1024
 
 
 class CertificateError(UsageError):
-    """A certificate, key or CA file cannot be used; ``key`` is the configuration's path of it."""
+    """A certificate, key or CA file cannot be used; ``mistake`` says which and why, as of the configuration."""
 
-    def __init__(self, key: str, file: str, reason: str) -> None:
-        super().__init__(f"{key}: {file}: {reason}")
-        self.key = key
-        self.file = file
-        self.reason = reason
+    def __init__(self, path: str, expected: str, found: str) -> None:
+        super().__init__(f"{path}: expected {expected}, found {found}")
+        self.mistake = Mistake(0, path, expected, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,16 @@ def stamps_of(config: Tls) -> dict[str, tuple[int, int]]:
     return stamps
 
 
-def problem_of(certificate: str, key: str) -> str:
-    """Why a certificate that can be read is of no use today, such as ``certificate has expired``; empty: it is good.
+def problems_of(config: Tls, now: float) -> list[str]:
+    """What is wrong with certificates that can be read: they have expired, or will soon after *now* (Unix time)."""
+    pairs = {"tls": (config.certificate, config.key)}
+    pairs |= {f'tls.hosts."{name}"': (host.certificate, host.key) for name, host in config.hosts.items()}
+    found = {name: _problem(*files, now) for name, files in pairs.items()}
+    return [f"{name}.certificate: {pairs[name][0]}: {problem}" for name, problem in found.items() if problem]
 
-    It is shown to ourselves, in memory, and judged as a client does that trusts it.
-    """
+
+def _problem(certificate: str, key: str, now: float) -> str:
+    """Why clients will not take it; it is shown to ourselves, in memory, and judged as by a client that trusts it."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key or None)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -101,7 +109,8 @@ def problem_of(certificate: str, key: str) -> str:
             other.feed(one.output())
     except ssl.SSLCertVerificationError as error:
         return error.verify_message
-    return ""
+    left = ssl.cert_time_to_seconds(other.certificate["notAfter"]) - now
+    return f"it expires in {left / DAY:.0f} days" if left < SOON * DAY else ""
 
 
 class TlsStream:
@@ -110,20 +119,31 @@ class TlsStream:
     A client's *name* is the host whose certificate it wants to see.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "ended", "established")
+    __slots__ = ("_head", "_incoming", "_outgoing", "_rest", "_tls", "_whole", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, name: str | None = None) -> None:
         self.established = False
         """The handshake is done: :meth:`write` may be used."""
         self.ended = False
         """The peer will send no more."""
+        self._head = b""
+        self._whole = self._rest = 0
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, server_hostname=name)
+
+    def __len__(self) -> int:
+        """Octets that wait for the rest of their record: OpenSSL holds them."""
+        return len(self._head) + self._whole - self._rest
 
     @property
     def verified(self) -> bool:
         """The peer has shown a certificate, and it holds."""
-        return self.established and bool(self._tls.getpeercert())
+        return self.established and bool(self.certificate)
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """The peer's, as ``ssl.SSLObject.getpeercert()`` has it; empty where it did not show one."""
+        return self._tls.getpeercert() or {}
 
     def feed(self, data: bytes) -> bytes:
         """Take cipher text as it comes; gives the plain text in it.
@@ -131,6 +151,7 @@ class TlsStream:
         :raises ssl.SSLError: the peer breaks the protocol, or its certificate does not hold; an alert is to be sent.
         """
         plain = []
+        self._measure(data)
         for at in range(0, len(data), SLICE) or (0,):
             self._incoming.write(data[at : at + SLICE])
             if not self.established:
@@ -154,6 +175,23 @@ class TlsStream:
                 self._tls.unwrap()
             except ssl.SSLError:  # the peer has not said so yet, or not at all: we do not wait for it
                 return
+
+    def _measure(self, data: bytes) -> None:
+        """Follow where records end: type, version and length, then so many octets (RFC 8446 section 5.1)."""
+        at = 0
+        while at < len(data):
+            if not self._rest:
+                some = data[at : at + RECORD_HEAD - len(self._head)]
+                self._head += some
+                at += len(some)
+                if len(self._head) < RECORD_HEAD:
+                    return
+                self._whole = self._rest = int.from_bytes(self._head[3:])
+            step = min(self._rest, len(data) - at)
+            self._rest -= step
+            at += step
+            if not self._rest:
+                self._head, self._whole = b"", 0
 
     def _shake_hands(self) -> None:
         try:
@@ -204,8 +242,8 @@ def _load_chain(context: ssl.SSLContext, key: str, certificate: str, private: st
         context.load_cert_chain(certificate, private or None, password=lambda: "")  # never ask the terminal for one
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise CertificateError(f"{key}.key", private or certificate, f"not the key of {certificate}") from error
-        raise CertificateError(f"{key}.certificate", certificate, _reason(error)) from error
+            raise CertificateError(f"{key}.key", f"the key of {certificate}", private or certificate) from error
+        raise _unusable(f"{key}.certificate", "a certificate and its key in PEM", certificate, error) from error
 
 
 def _load_ca(context: ssl.SSLContext, key: str, file: str) -> None:
@@ -213,7 +251,7 @@ def _load_ca(context: ssl.SSLContext, key: str, file: str) -> None:
     try:
         context.load_verify_locations(file)
     except ssl.SSLError as error:
-        raise CertificateError(key, file, _reason(error)) from error
+        raise _unusable(key, "certificates of authorities in PEM", file, error) from error
 
 
 def _readable(key: str, file: str) -> None:
@@ -221,9 +259,9 @@ def _readable(key: str, file: str) -> None:
         with open(file, "rb"):
             return
     except OSError as error:
-        raise CertificateError(key, file, error.strerror or str(error)) from error
+        raise CertificateError(key, "a file that can be read", f"{file} ({error.strerror or error})") from error
 
 
-def _reason(error: ssl.SSLError) -> str:
-    text = (error.reason or "").replace("_", " ").lower()
-    return f"no certificate and key in PEM that fit together ({text or 'cannot be read'})"
+def _unusable(key: str, expected: str, file: str, error: ssl.SSLError) -> CertificateError:
+    reason = (error.reason or "it cannot be read").replace("_", " ").lower()
+    return CertificateError(key, expected, f"{file} ({reason})")

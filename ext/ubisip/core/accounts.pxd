@@ -17,10 +17,9 @@ cdef struct Account:
     uint8_t has              # a bit for each algorithm
     uint8_t ha1[3][32]       # by Algorithm
     int64_t good_until       # microseconds: when its source is asked again
-    uint32_t nonce[4]        # the nonces last used: issue time and salt, folded
-    uint32_t issued[4]       # seconds
+    uint64_t nonce[4]        # the nonces last used: seconds and salt, in the order of their issue; 0: none
+    uint64_t floor           # nonces issued before are no longer remembered
     uint32_t count[4]        # the highest nonce count of each
-    uint32_t floor           # nonces issued before are no longer remembered
 
 
 cdef struct Accounts:
@@ -41,4 +40,4 @@ cdef uint64_t account_key(const Accounts* accounts, const uint8_t* user, uint32_
 cdef Account* find_account(const Accounts* accounts, uint64_t key) noexcept nogil
 cdef Account* put_account(Accounts* accounts, uint64_t key) noexcept nogil
 cdef void remove_account(Accounts* accounts, uint64_t key) noexcept nogil
-cdef NonceUse use_nonce(Account* account, uint32_t nonce, uint32_t issued, uint32_t count) noexcept nogil
+cdef NonceUse use_nonce(Account* account, uint64_t nonce, uint32_t count) noexcept nogil

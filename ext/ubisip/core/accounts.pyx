@@ -108,21 +108,20 @@ cdef void remove_account(Accounts* accounts, uint64_t key) noexcept nogil:
     accounts.used -= 1
 
 
-cdef NonceUse use_nonce(Account* account, uint32_t nonce, uint32_t issued, uint32_t count) noexcept nogil:
+cdef NonceUse use_nonce(Account* account, uint64_t nonce, uint32_t count) noexcept nogil:
     """Note that a nonce was used with a count; what was seen before is a replay (RFC 7616 section 5.5)."""
     cdef int i, oldest = 0
     for i in range(NONCES):
-        if account.count[i] and account.nonce[i] == nonce and account.issued[i] == issued:
+        if account.nonce[i] == nonce:
             if count <= account.count[i]:
                 return NONCE_USED
             account.count[i] = count
             return NONCE_FRESH
-        if account.issued[i] < account.issued[oldest]:
+        if account.nonce[i] < account.nonce[oldest]:
             oldest = i
-    if issued < account.floor:
+    if nonce < account.floor:
         return NONCE_FORGOTTEN
-    account.floor = max(account.floor, account.issued[oldest] + 1)
+    account.floor = max(account.floor, account.nonce[oldest] + 1)
     account.nonce[oldest] = nonce
-    account.issued[oldest] = issued
     account.count[oldest] = count
     return NONCE_FRESH

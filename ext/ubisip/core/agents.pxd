@@ -24,4 +24,5 @@ cdef AgentTarget find_target(Proxy* p, const ParsedMessage* m, const RoutePlan* 
 cdef uint32_t ring(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil
 cdef bint ring_next(Proxy* p, uint32_t server) noexcept nogil
 cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id) noexcept nogil
+cdef uint32_t cancel_rung(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil
 cdef void flow_failed(Proxy* p, const Transaction* t) noexcept nogil

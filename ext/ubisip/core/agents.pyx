@@ -10,13 +10,13 @@ from ubisip.core.bindings cimport (
     aor_hash, binding_text, bindings_lock, bindings_unlock, find_agent, find_flow, first_binding, next_binding,
     next_of_agent, next_of_flow, note_end,
 )
-from ubisip.core.forward cimport attempt
+from ubisip.core.contacts cimport canonical_aor
+from ubisip.core.forward cimport attempt, cancel_restarted
 from ubisip.core.headers cimport NameAddr, parse_name_addr
 from ubisip.core.message cimport ParsedMessage, parse_message
 from ubisip.core.proxy cimport FLOWS_LOST, Proxy
-from ubisip.core.registrar cimport canonical_aor
 from ubisip.core.route cimport RoutePlan, preprocess, resolve
-from ubisip.core.snapshot cimport MIRROR_OFF, SIDE_SERVER, is_domain
+from ubisip.core.snapshot cimport MIRROR_OFF, SIDE_SERVER, is_domain, is_peers
 from ubisip.core.span cimport span_of
 from ubisip.core.transactions cimport CANCELLED, Transaction
 from ubisip.core.uri cimport Uri, parse_uri
@@ -41,7 +41,7 @@ cdef uint64_t agent_at(const Proxy* p, const ParsedMessage* m, const Flow* flow)
     if index and canonical_aor(p, m.data, m.from_.uri, aor, &length, &user):
         hash = aor_hash(aor, length)
     while index and looks < LOOKS:
-        if not p.bindings.slab[index].flags & (GONE | BY_CONTACT):
+        if not p.bindings.slab[index].flags & GONE:
             if found == 0 or p.bindings.slab[index].aor == hash:
                 found = index
             if p.bindings.slab[index].aor == hash:
@@ -79,12 +79,12 @@ cdef bint mark_tried(Transaction* s, uint64_t agent) noexcept nogil:
 
 
 cdef bint by_path(Proxy* p, const uint8_t* text, uint32_t length, Flow* hop) noexcept nogil:
-    """The address of the first Path value."""
+    """The address of the first Path value; never one of our peers': a phone could have itself called at our expense."""
     cdef NameAddr value
     cdef Uri uri
     cdef int slot = -1
     return parse_name_addr(text, span_of(0, length), True, &value) and parse_uri(text, value.uri, &uri) and \
-        resolve(p, text, &uri, hop, &slot)
+        resolve(p, text, &uri, hop, &slot) and slot < 0 and not is_peers(p.view, &hop.peer)
 
 
 cdef void binding_hop(Proxy* p, const Binding* b, Flow* hop) noexcept nogil:
@@ -104,18 +104,29 @@ cdef void binding_hop(Proxy* p, const Binding* b, Flow* hop) noexcept nogil:
     elif b.flags & BY_CONTACT:
         part = binding_text(b, TEXT_CONTACT, &length)
         memcpy(text, part, length)
-        if parse_uri(text, span_of(0, length), &uri) and resolve(p, text, &uri, hop, &slot):
+        if parse_uri(text, span_of(0, length), &uri) and resolve(p, text, &uri, hop, &slot) and slot < 0 and \
+                not is_peers(p.view, &hop.peer):
             return
     hop[0] = b.flow
 
 
-cdef uint32_t best_flow(const Proxy* p, uint64_t agent, uint32_t reg_id, bint but) noexcept nogil:
-    """Of the flows of an agent that live the one with *reg_id*, else the newest; with *but* any other; 0: none."""
+cdef bint was_asked(const Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id) noexcept nogil:
+    """A branch of this request went over that flow."""
+    cdef uint32_t client = p.transactions.slab[server].first if server else 0
+    while client:
+        if p.transactions.slab[client].agent == agent and p.transactions.slab[client].reg_id == reg_id:
+            return True
+        client = p.transactions.slab[client].sibling
+    return False
+
+
+cdef uint32_t best_flow(const Proxy* p, uint64_t agent, uint32_t reg_id) noexcept nogil:
+    """Of the flows of an agent that live the one with *reg_id*, else the newest; 0: none."""
     cdef uint32_t index = find_agent(&p.bindings, agent), best = 0
     cdef const Binding* b
     while index:
         b = &p.bindings.slab[index]
-        if is_alive(b) and not (but and b.reg_id == reg_id):
+        if is_alive(b):
             if b.reg_id == reg_id and reg_id:
                 return index
             if best == 0 or b.refreshed_at > p.bindings.slab[best].refreshed_at:
@@ -124,9 +135,22 @@ cdef uint32_t best_flow(const Proxy* p, uint64_t agent, uint32_t reg_id, bint bu
     return best
 
 
+cdef uint32_t untried_flow(const Proxy* p, uint32_t server, uint64_t agent, uint32_t but) noexcept nogil:
+    """The newest flow of an agent that lives and that a request was not sent over yet, nor has reg-id *but*; 0: none."""
+    cdef uint32_t index = find_agent(&p.bindings, agent), best = 0
+    cdef const Binding* b
+    while index:
+        b = &p.bindings.slab[index]
+        if is_alive(b) and b.reg_id != but and not was_asked(p, server, agent, b.reg_id) and \
+                (best == 0 or b.refreshed_at > p.bindings.slab[best].refreshed_at):
+            best = index
+        index = next_of_agent(&p.bindings, index)
+    return best
+
+
 cdef bint agent_hop(Proxy* p, uint64_t agent, uint32_t reg_id, RoutePlan* plan, Flow* hop) noexcept nogil:
     """The way to the agent that a token names; False: none of his flows lives here."""
-    cdef uint32_t index = best_flow(p, agent, reg_id, False), length
+    cdef uint32_t index = best_flow(p, agent, reg_id), length
     if index == 0:
         return False
     plan.agent = agent
@@ -159,12 +183,22 @@ cdef AgentTarget find_target(Proxy* p, const ParsedMessage* m, const RoutePlan* 
     return AGENT_AWAY if find_account(&p.accounts, name) != NULL else NO_AGENT
 
 
+cdef uint32_t target_of(const Binding* b, uint8_t* out) noexcept nogil:
+    """The Contact as a Request-URI, which has no headers (section 19.1.1); *out* has room for more than MAX_CONTACT."""
+    cdef uint32_t length
+    cdef const uint8_t* text = binding_text(b, TEXT_CONTACT, &length)
+    cdef Uri uri
+    memset(out, 0, MAX_CONTACT + 64)
+    memcpy(out, text, length)
+    return length - uri.headers.length if parse_uri(out, span_of(0, length), &uri) else length
+
+
 cdef bint ring_binding(Proxy* p, uint32_t server, const ParsedMessage* m, RoutePlan* plan, uint32_t index,
                        bint retarget) noexcept nogil:
     """A branch to one binding; *retarget* puts its Contact into the Request-URI (section 16.6 step 2)."""
     cdef Transaction* s = &p.transactions.slab[server]
     cdef Binding* b = &p.bindings.slab[index]
-    cdef uint8_t contact[MAX_CONTACT]
+    cdef uint8_t contact[MAX_CONTACT + 64]
     cdef uint8_t path[MAX_PATH]
     cdef uint32_t length
     cdef const uint8_t* part
@@ -177,10 +211,8 @@ cdef bint ring_binding(Proxy* p, uint32_t server, const ParsedMessage* m, RouteP
     plan.path = path
     plan.path_length = length
     if retarget:
-        part = binding_text(b, TEXT_CONTACT, &length)
-        memcpy(contact, part, length)
         plan.target = contact
-        plan.target_length = length
+        plan.target_length = target_of(b, contact)
     return attempt(p, server, m, plan, &hop, -1)
 
 
@@ -219,7 +251,7 @@ cdef uint32_t ring(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept n
             if not mark_tried(s, agent):
                 return count
             preprocess(p, m, &plan)
-            count += ring_binding(p, server, m, &plan, best_flow(p, agent, 0, False), True)
+            count += ring_binding(p, server, m, &plan, best_flow(p, agent, 0), True)
         index = next_binding(&p.bindings, index)
     return count
 
@@ -240,7 +272,7 @@ cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id)
     cdef bint by_token
     if s.flags & CANCELLED or s.request == NULL or s.attempt >= ROUND_MOST:
         return False
-    index = best_flow(p, agent, reg_id, True)
+    index = untried_flow(p, server, agent, reg_id)
     if index == 0 or not parse_message(&p.stored, s.request.data, s.request.size) or \
             preprocess(p, &p.stored, &plan) != 0:
         return False
@@ -261,3 +293,29 @@ cdef void flow_failed(Proxy* p, const Transaction* t) noexcept nogil:
     bindings_unlock(&p.bindings)
     p.counters[FLOWS_LOST] += 1
     note_end(&p.bindings, index, END_FLOW_LOST, p.now)
+
+
+cdef uint32_t cancel_rung(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    """A CANCEL whose INVITE a gateway that is gone rang an agent's phones for: to those it must have been; how many."""
+    cdef RoutePlan plan
+    cdef uint8_t aor[MAX_AOR]
+    cdef uint8_t contact[MAX_CONTACT + 64]
+    cdef uint32_t length = 0, user = 0, index, count = 0
+    cdef Flow hop
+    cdef const Binding* b
+    if preprocess(p, m, &plan) != 0 or not canonical_aor(p, m.data, plan.uri, aor, &length, &user):
+        return 0
+    index = first_binding(&p.bindings, aor_hash(aor, length), aor, length)
+    while index and count < ROUND_MOST:
+        b = &p.bindings.slab[index]
+        if is_alive(b) and best_flow(p, b.agent, 0) == index:
+            binding_hop(p, b, &hop)
+            plan.agent = b.agent
+            plan.reg_id = b.reg_id
+            plan.path = binding_text(b, TEXT_PATH, &plan.path_length)
+            plan.target = contact
+            plan.target_length = target_of(b, contact)
+            cancel_restarted(p, m, from_, &hop, -1, 0, &plan)
+            count += 1
+        index = next_binding(&p.bindings, index)
+    return count

@@ -21,6 +21,8 @@ cdef enum BindingFlag:
     DEAD_FLOW = 2            # its connection is gone, or what was sent over it came back
     BY_CONTACT = 4           # reached by its Contact's address, which is not the flow it registered over
     GONE = 8                 # unregistered; kept until the servers have been told
+    CHANGED = 16             # by the REGISTER that is being worked on: servers are to be told
+    KEPT_FLAGS = 5           # what a journal says: OUTBOUND_BINDING, BY_CONTACT
 
 cdef enum EndReason:
     END_UNREGISTERED = 1
@@ -108,11 +110,12 @@ cdef const uint8_t* binding_text(const Binding* b, int part, uint32_t* length) n
 cdef uint32_t add_binding(Bindings* table, const uint8_t* aor, uint32_t aor_length, const uint8_t** parts,
                           const uint32_t* lengths, uint64_t contact, uint64_t agent, const Flow* flow) noexcept nogil
 cdef bint rewrite_binding(Bindings* table, uint32_t index, const uint8_t** parts, const uint32_t* lengths,
-                          uint64_t contact, const Flow* flow) noexcept nogil
+                          uint64_t contact, uint64_t agent, const Flow* flow) noexcept nogil
+cdef bint same_flow(const Flow* a, const Flow* b) noexcept nogil
 cdef void expire_at(Bindings* table, uint32_t index, int64_t when) noexcept nogil
 cdef void remove_binding(Bindings* table, uint32_t index) noexcept nogil
 cdef void note_binding(Bindings* table, uint32_t index, bint is_new, int64_t now) noexcept nogil
 cdef void note_end(Bindings* table, uint32_t index, int why, int64_t now) noexcept nogil
 cdef bint is_in_step(const Binding* b, int slot) noexcept nogil
 cdef tuple read_bindings(Bindings* table, uint32_t after, uint32_t limit, int64_t now)
-cdef restore_bindings(Bindings* table, rows, int64_t now)
+cdef restore_bindings(Bindings* table, rows, int listeners, int64_t now)

@@ -117,8 +117,9 @@ cdef uint32_t unescaped(const uint8_t* data, Span span, bint lower, uint8_t* out
     cdef uint8_t octet
     while at < end and n < most:
         octet = data[at]
-        if octet == 0x25 and end - at > 2 and HEX_VALUE[data[at + 1]] < 16 and HEX_VALUE[data[at + 2]] < 16:
-            octet = <uint8_t>(HEX_VALUE[data[at + 1]] << 4 | HEX_VALUE[data[at + 2]])
+        if octet == 0x25 and end - at > 2 and HEX_VALUE[fold(data[at + 1])] < 16 and \
+                HEX_VALUE[fold(data[at + 2])] < 16:
+            octet = <uint8_t>(HEX_VALUE[fold(data[at + 1])] << 4 | HEX_VALUE[fold(data[at + 2])])
             at += 2
         out[n] = fold(octet) if lower else octet
         n += 1
@@ -255,15 +256,19 @@ cdef void unlink_flow(Bindings* table, uint32_t index) noexcept nogil:
         table.slab[b.flow_next].flow_previous = b.flow_previous
 
 
+cdef void chain_agent(Bindings* table, uint32_t index) noexcept nogil:
+    cdef uint32_t* head = &table.by_agent[place(table, table.slab[index].agent)]
+    table.slab[index].agent_next = head[0]
+    head[0] = index
+
+
 cdef void chain(Bindings* table, uint32_t index) noexcept nogil:
     """Put a binding at the head of its chains."""
     cdef Binding* b = &table.slab[index]
     cdef uint32_t at = place(table, b.aor)
     b.aor_next = table.by_aor[at]
     table.by_aor[at] = index
-    at = place(table, b.agent)
-    b.agent_next = table.by_agent[at]
-    table.by_agent[at] = index
+    chain_agent(table, index)
     link_flow(table, index)
 
 
@@ -360,9 +365,19 @@ cdef uint32_t add_binding(Bindings* table, const uint8_t* aor, uint32_t aor_leng
     return index
 
 
+cdef void unchain(uint32_t* head, Binding* slab, uint32_t index, bint by_agent) noexcept nogil:
+    cdef uint32_t* at = head
+    while at[0] != index:
+        at = &slab[at[0]].agent_next if by_agent else &slab[at[0]].aor_next
+    at[0] = slab[index].agent_next if by_agent else slab[index].aor_next
+
+
 cdef bint rewrite_binding(Bindings* table, uint32_t index, const uint8_t** parts, const uint32_t* lengths,
-                          uint64_t contact, const Flow* flow) noexcept nogil:
-    """Other texts and another flow for a binding that stays the same agent's; False: no memory."""
+                          uint64_t contact, uint64_t agent, const Flow* flow) noexcept nogil:
+    """Other texts and another flow for a binding; another agent too if its phone has another instance than before.
+
+    False: no memory.
+    """
     cdef Binding* b = &table.slab[index]
     cdef uint32_t size = 0
     cdef uint8_t* text
@@ -378,6 +393,10 @@ cdef bint rewrite_binding(Bindings* table, uint32_t index, const uint8_t** parts
         table.memory -= old_size
         free(old)
     b.contact = contact
+    if b.agent != agent:
+        unchain(&table.by_agent[place(table, b.agent)], table.slab, index, True)
+        b.agent = agent
+        chain_agent(table, index)
     if not same_flow(&b.flow, flow):
         unlink_flow(table, index)
         b.flow = flow[0]
@@ -388,13 +407,6 @@ cdef bint rewrite_binding(Bindings* table, uint32_t index, const uint8_t** parts
 cdef void expire_at(Bindings* table, uint32_t index, int64_t when) noexcept nogil:
     table.slab[index].expires_at = when
     wheel_arm(&table.wheel, index, when)
-
-
-cdef void unchain(uint32_t* head, Binding* slab, uint32_t index, bint by_agent) noexcept nogil:
-    cdef uint32_t* at = head
-    while at[0] != index:
-        at = &slab[at[0]].agent_next if by_agent else &slab[at[0]].aor_next
-    at[0] = slab[index].agent_next if by_agent else slab[index].aor_next
 
 
 cdef void remove_binding(Bindings* table, uint32_t index) noexcept nogil:
@@ -471,7 +483,7 @@ cdef void note_binding(Bindings* table, uint32_t index, bint is_new, int64_t now
     at = pack_number(out, at, b.flow.listener)
     at = pack_number(out, at, b.flow.stream)
     at = pack_part(out, at, b, TEXT_USER_AGENT)
-    at = pack_number(out, at, b.flags & ~<uint32_t>DEAD_FLOW)
+    at = pack_number(out, at, b.flags & KEPT_FLAGS)
     emit(table.journal, EVENT_BINDING, now, -1, 0, 0, 0, out, at)
 
 
@@ -506,7 +518,8 @@ cdef tuple binding_row(const Binding* b, int64_t wall):
     in_step = sum(<object>b.in_step[i] << (64 * i) for i in range(SLOT_WORDS))
     return (texts[TEXT_AOR], texts[TEXT_CONTACT], texts[TEXT_INSTANCE], b.reg_id, b.q, texts[TEXT_PATH],
             texts[TEXT_CALL_ID], b.cseq, (b.expires_at + wall) / 1e6, (b.refreshed_at + wall) / 1e6, ip, port,
-            b.flow.listener, b.flow.stream, texts[TEXT_USER_AGENT], b.flags & ~DEAD_FLOW, in_step, b.rtt or -1, not b.flags & DEAD_FLOW)
+            b.flow.listener, b.flow.stream, texts[TEXT_USER_AGENT], b.flags & KEPT_FLAGS, in_step, b.rtt or -1,
+            not b.flags & DEAD_FLOW)
 
 
 cdef tuple read_bindings(Bindings* table, uint32_t after, uint32_t limit, int64_t now):
@@ -540,59 +553,70 @@ cdef tuple read_bindings(Bindings* table, uint32_t after, uint32_t limit, int64_
     return (0 if index > high else index - 1, rows)
 
 
-cdef restore_bindings(Bindings* table, rows, int64_t now):
-    """Put back what was kept; gives how many. A flow that was a connection is dead; what has expired is left out.
+cdef bint restore_binding(Bindings* table, row, int listeners, int64_t now) except *:
+    """False: it has expired, or there is no room.
 
-    :raises ValueError: a row is none of ours.
+    :raises ValueError: the row is none of ours.
     """
     cdef const uint8_t* parts[6]
     cdef uint32_t lengths[6]
     cdef Flow flow
     cdef Binding* b
-    cdef uint32_t index, count = 0
-    cdef int i
+    cdef uint32_t index, at = 0
+    cdef int i, flags
     cdef bytes whole
-    cdef Span span
     cdef const uint8_t* data
-    for row in rows:
-        (aor, contact, instance, reg_id, q, path, call_id, cseq, expires_at, registered_at, ip, port, listener, stream,
-         user_agent) = row[:15]
-        expires = <int64_t>(float(expires_at) * 1e6) - table.wall
-        if expires <= now:
-            continue
-        texts = [text.encode("utf-8", "surrogateescape")
-                 for text in (aor, contact, instance, path, call_id, user_agent)]
-        for text, most in zip(texts, (MAX_AOR, MAX_CONTACT, MAX_INSTANCE, MAX_PATH, MAX_CALL_ID, MAX_USER_AGENT)):
-            if len(text) > most:
-                raise ValueError(f"a text of {aor!r} is too long")
-        memset(&flow, 0, sizeof(Flow))
-        if not address_from_text(ip, port, &flow.peer):
-            raise ValueError(f"{ip!r} is no address")
-        flow.listener = <uint8_t>listener
-        flow.stream = ANY_STREAM if stream else 0  # its number is somebody else's by now
-        whole = b"".join(texts) + bytes(64)
-        data = <const uint8_t*><const char*>whole
-        at = 0
-        for i, text in enumerate(texts):
-            lengths[i] = <uint32_t>len(text)
-            parts[i] = data + <uint32_t>at
-            at += len(text)
-        span = span_of(lengths[0], lengths[0] + lengths[1])
-        key = contact_hash(data, span)
-        span = span_of(lengths[0] + lengths[1], lengths[0] + lengths[1] + lengths[2])
-        index = add_binding(table, data, lengths[0], parts, lengths, key,
-                            agent_hash(aor_hash(data, lengths[0]), data, span, key), &flow)
-        if index == 0:
-            break
-        b = &table.slab[index]
-        b.reg_id = reg_id
-        b.q = q
-        b.cseq = cseq
-        b.refreshed_at = <int64_t>(float(registered_at) * 1e6) - table.wall
-        b.version = 1
-        b.flags = <uint16_t>row[15] if len(row) > 15 else 0
-        if stream:
-            b.flags |= DEAD_FLOW
-        expire_at(table, index, expires)
-        count += 1
-    return count
+    cdef uint32_t number, sequence
+    cdef uint16_t q
+    cdef int64_t expires, registered
+    (aor, contact, instance, reg_id, q_, path, call_id, cseq, expires_at, registered_at, ip, port, listener, stream,
+     user_agent) = row[:15]
+    texts = [text.encode("utf-8", "surrogateescape") for text in (aor, contact, instance, path, call_id, user_agent)]
+    for text, most in zip(texts, (MAX_AOR, MAX_CONTACT, MAX_INSTANCE, MAX_PATH, MAX_CALL_ID, MAX_USER_AGENT)):
+        if len(text) > most:
+            raise ValueError(f"a text of {aor!r} is too long")
+    # All that can fail does so before anything is kept.
+    number, sequence, q, flags = reg_id, cseq, q_, (row[15] if len(row) > 15 else 0)
+    expires = <int64_t>(float(expires_at) * 1e6) - table.wall
+    registered = <int64_t>(float(registered_at) * 1e6) - table.wall
+    memset(&flow, 0, sizeof(Flow))
+    if not address_from_text(ip, port, &flow.peer):
+        raise ValueError(f"{ip!r} is no address")
+    flow.listener = <uint8_t>(listener if 0 <= listener < listeners else 0)
+    flow.stream = ANY_STREAM if stream else 0  # its number is somebody else's by now
+    if expires <= now:
+        return False
+    whole = b"".join(texts) + bytes(64)
+    data = <const uint8_t*><const char*>whole
+    for i in range(TEXT_PARTS):
+        lengths[i] = <uint32_t>len(texts[i])
+        parts[i] = data + at
+        at += lengths[i]
+    key = contact_hash(data, span_of(lengths[0], lengths[0] + lengths[1]))
+    index = add_binding(table, data, lengths[0], parts, lengths, key, agent_hash(
+        aor_hash(data, lengths[0]), data, span_of(lengths[0] + lengths[1], lengths[0] + lengths[1] + lengths[2]), key),
+        &flow)
+    if index == 0:
+        return False
+    b = &table.slab[index]
+    b.reg_id = number
+    b.q = min(q, 1000)
+    b.cseq = sequence
+    b.refreshed_at = min(registered, now)
+    b.version = 1
+    b.flags = <uint16_t>(flags & KEPT_FLAGS)
+    if stream:
+        b.flags |= DEAD_FLOW
+    expire_at(table, index, expires)
+    return True
+
+
+cdef restore_bindings(Bindings* table, rows, int listeners, int64_t now):
+    """Put back what was kept; gives how many. A flow that was a connection is dead; what has expired is left out.
+
+    :raises ValueError: a row is none of ours.
+    """
+    try:
+        return sum([restore_binding(table, row, listeners, now) for row in rows])
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"no binding: {error}") from error

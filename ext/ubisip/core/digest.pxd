@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digest authentication (RFC 7616, RFC 8760, RFC 3261 section 22): credentials, stateless nonces, responses."""
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ubisip.core.span cimport Span
 from ubisip.core.token cimport KeyRing
@@ -53,6 +53,6 @@ cdef void make_ha1(int algorithm, const uint8_t* user, uint32_t user_length, con
                    uint32_t realm_length, const uint8_t* password, uint32_t password_length,
                    uint8_t* out) noexcept nogil
 
-cdef void write_nonce(const KeyRing* keys, uint32_t seconds, uint32_t salt, char* out) noexcept nogil
+cdef void write_nonce(const KeyRing* keys, uint32_t seconds, uint32_t salt, uint64_t holder, char* out) noexcept nogil
 cdef NonceState check_nonce(const KeyRing* keys, const uint8_t* data, Span nonce, uint32_t now_seconds,
-                            uint32_t lifetime, Nonce* out) noexcept nogil
+                            uint32_t lifetime, uint64_t holder, Nonce* out) noexcept nogil

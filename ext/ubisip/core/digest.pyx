@@ -272,29 +272,31 @@ cdef bint verify(const Credentials* c, const uint8_t* data, const uint8_t* ha1, 
     return same_response(data, c.response, hash, size)
 
 
-cdef uint64_t nonce_mac(const uint64_t* key, const Nonce* nonce) noexcept nogil:
+cdef uint64_t nonce_mac(const uint64_t* key, const Nonce* nonce, uint64_t holder) noexcept nogil:
     cdef SipHash h
     siphash_init(&h, key)
     siphash_add_number(&h, <uint64_t>0x4E << 56)  # no other MAC under these keys begins like that
     siphash_add_number(&h, <uint64_t>nonce.seconds << 32 | nonce.salt)
+    if holder:
+        siphash_add_number(&h, holder)
     return siphash_end(&h)
 
 
-cdef void write_nonce(const KeyRing* keys, uint32_t seconds, uint32_t salt, char* out) noexcept nogil:
+cdef void write_nonce(const KeyRing* keys, uint32_t seconds, uint32_t salt, uint64_t holder, char* out) noexcept nogil:
     """NONCE_LENGTH octets that every gateway with one of our keys accepts; *seconds* is unix time.
 
     Nobody keeps a list of the nonces issued: what must be known is in it, and signed. *salt* makes two of one second
-    differ, so that each counts its own nc.
+    differ, so that each counts its own nc. *holder* stands for whom it is given to, 0 for whomever: for others it is bad.
     """
     cdef Nonce nonce
     nonce.seconds = seconds
     nonce.salt = salt
     write_hex(<uint64_t>seconds << 32 | salt, 16, out)
-    write_hex(nonce_mac(keys.key[0], &nonce), 16, out + 16)
+    write_hex(nonce_mac(keys.key[0], &nonce, holder), 16, out + 16)
 
 
 cdef NonceState check_nonce(const KeyRing* keys, const uint8_t* data, Span nonce, uint32_t now_seconds,
-                            uint32_t lifetime, Nonce* out) noexcept nogil:
+                            uint32_t lifetime, uint64_t holder, Nonce* out) noexcept nogil:
     """Good for *lifetime* seconds after its issue; *out* is set unless it is bad."""
     cdef uint64_t issue = 0, mac = 0
     cdef int64_t age
@@ -307,7 +309,7 @@ cdef NonceState check_nonce(const KeyRing* keys, const uint8_t* data, Span nonce
     read.seconds = <uint32_t>(issue >> 32)
     read.salt = <uint32_t>issue
     for i in range(keys.count):
-        if nonce_mac(keys.key[i], &read) == mac:
+        if nonce_mac(keys.key[i], &read, holder) == mac:
             out[0] = read
             age = <int64_t>now_seconds - <int64_t>read.seconds
             return NONCE_GOOD if -NONCE_AHEAD <= age <= <int64_t>lifetime else NONCE_STALE
@@ -421,7 +423,7 @@ def verify_many(bytes header_value not None, bytes ha1 not None, bytes method no
 def nonce(keys, uint32_t seconds, uint32_t salt) -> str:
     cdef KeyRing ring = ring_of(keys)
     cdef char out[NONCE_LENGTH]
-    write_nonce(&ring, seconds, salt, out)
+    write_nonce(&ring, seconds, salt, 0, out)
     return out[:NONCE_LENGTH].decode("ascii")
 
 
@@ -430,5 +432,5 @@ def nonce_state(keys, str nonce not None, uint32_t now, uint32_t lifetime):
     cdef bytes text = nonce.encode("utf-8", "surrogateescape")
     cdef Nonce out
     memset(&out, 0, sizeof(Nonce))
-    state = NONCE_STATES[check_nonce(&ring, text, whole(text), now, lifetime, &out)]
+    state = NONCE_STATES[check_nonce(&ring, text, whole(text), now, lifetime, 0, &out)]
     return NonceCheck(state, out.seconds, out.salt)

@@ -23,10 +23,9 @@ from ubisip.core.proxy cimport (
     STREAMS_CLOSED, Proxy,
 )
 from ubisip.core.forward cimport KEY_PROBE
-from ubisip.core.mirror cimport bring_in_step, is_told, server_emptied
-from ubisip.core.registrar cimport (
-    credentials_failed, credentials_known, expire_bindings, flow_lost, is_for_registrar,
-)
+from ubisip.core.contacts cimport is_for_registrar
+from ubisip.core.mirror cimport all_behind, bring_in_step, is_told, server_emptied
+from ubisip.core.registrar cimport credentials_failed, credentials_known, expire_bindings, flow_lost
 from ubisip.core.reply cimport answer
 from ubisip.core.request cimport decide, receive_request, server_timer
 from ubisip.core.response cimport client_timer, leave_destination, receive_response, transport_failed
@@ -57,6 +56,7 @@ COUNTER_NAMES = (
 )
 
 cdef enum:
+    ACCOUNTS_LEAST = 1 << 17  # users that may be known; four times as many as bindings if that is more
     TIMERS_A_TURN = 256      # so that a burst of timers cannot keep the datagrams waiting
 
 
@@ -264,7 +264,7 @@ cdef Proxy* open_proxy(Snapshot snapshot, keys, int64_t now) except NULL:
             and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox)
             and events_open(&p.events) and events_open(&p.streams) and events_open(&p.journal)
             and bindings_open(&p.bindings, snapshot.view.agents.max_bindings or 1, now)
-            and accounts_open(&p.accounts, snapshot.view.agents.max_bindings or 1)):
+            and accounts_open(&p.accounts, max(ACCOUNTS_LEAST, 4 * snapshot.view.agents.max_bindings))):
         close_proxy(p)
         raise MemoryError
     p.transactions.pool.most = snapshot.view.max_memory
@@ -330,6 +330,19 @@ cdef dict proxy_statistics(Proxy* p):
         },
         "destinations": destination_statistics(p),
     }
+
+
+cdef engine_restore(Proxy* p, rows, int64_t now):
+    """Put back the bindings of an earlier process; gives how many. What a row left behind stays.
+
+    :raises ValueError: a row is none of ours.
+    """
+    set_now(p, now)
+    try:
+        return restore_bindings(&p.bindings, rows, p.view.listener_count, now)
+    finally:
+        if p.bindings.used:
+            all_behind(p)
 
 
 cdef tuple credential_letter(str user, str realm, bytes md5, bytes sha256, bytes sha512_256, bint known):
@@ -440,9 +453,6 @@ cdef class Engine:
         engine_credentials(self.proxy, <const uint8_t*><const char*>letter, <uint32_t>len(letter), 0, True, 0,
                            to_us(now))
 
-    def stream_closed(self, uint32_t stream, double now):
-        engine_stream_closed(self.proxy, stream, to_us(now))
-
     def take_journal(self):
         return take_journal(&self.proxy.journal)
 
@@ -450,7 +460,7 @@ cdef class Engine:
         return read_bindings(&self.proxy.bindings, after, limit, to_us(now))
 
     def restore(self, rows, double now):
-        return restore_bindings(&self.proxy.bindings, rows, to_us(now))
+        return engine_restore(self.proxy, rows, to_us(now))
 
     def set_overloaded(self, bint overloaded):
         """What the worker does when it cannot keep up: new calls are shed until it says otherwise."""

@@ -20,12 +20,13 @@ cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const Route
 cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, int* status) noexcept nogil
 cdef bint attempt_again(Proxy* p, uint32_t server, int* status) noexcept nogil
 cdef bint has_candidate(Proxy* p, uint32_t server) noexcept nogil
+cdef bint fall_back(Proxy* p, uint32_t client) noexcept nogil
 cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_, const RoutePlan* plan, const Flow* hop,
                             int slot, uint8_t number) noexcept nogil
 cdef void send_cancel(Proxy* p, uint32_t client) noexcept nogil
 cdef void send_ack(Proxy* p, uint32_t client, const ParsedMessage* response) noexcept nogil
 cdef void cancel_others(Proxy* p, uint32_t server, uint32_t but) noexcept nogil
 cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot,
-                           uint8_t number) noexcept nogil
+                           uint8_t number, const RoutePlan* plan) noexcept nogil
 cdef void leave_setup(Proxy* p, uint32_t client) noexcept nogil
 cdef void record_call(Proxy* p, int kind, int slot, int status, const Transaction* s) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ubisip.core.address cimport Flow, write_number
+from ubisip.core.address cimport ANY_STREAM, Flow, write_number
 from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert, insert_span, splice
 from ubisip.core.events cimport EVENT_FAILOVER, EVENT_SETUP, EventKind, emit
 from ubisip.core.machines cimport CLIENT_INVITE, CLIENT_OTHER, PROCEEDING, SERVER_INVITE
@@ -20,7 +20,7 @@ from ubisip.core.proxy cimport (
 )
 from ubisip.core.reply cimport add_content_length, mark_via
 from ubisip.core.route cimport RoutePlan, preprocess
-from ubisip.core.snapshot cimport Destination, Listener, set_hop
+from ubisip.core.snapshot cimport TRANSPORT_TCP, Destination, Listener, listener_for, set_hop
 from ubisip.core.span cimport Span
 from ubisip.core.targets cimport ALL_FULL, choose, may_take, take_call
 from ubisip.core.timers cimport LIFETIME, T1
@@ -28,10 +28,14 @@ from ubisip.core.token cimport (
     BRANCH_LENGTH, TOKEN_LENGTH, Branch, Token, Vouched, sign_branch, write_branch, write_token,
 )
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, WANT_CANCEL, Transaction,
-    adopt, create, find, keep, release, schedule,
+    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, TO_AGENT, WANT_CANCEL,
+    Transaction, adopt, create, find, keep, release, schedule,
 )
 from ubisip.core.uri cimport uri_parameter
+
+
+cdef enum:
+    LARGEST_BY_UDP = 1300    # octets of a request whose path MTU is unknown (RFC 3261 section 18.1.1)
 
 
 cdef uint32_t put(char* out, uint32_t at, const char* text, uint32_t length) noexcept nogil:
@@ -205,17 +209,63 @@ cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_,
     return splice(&p.edits, m.data, m.start, m.size, out[0])
 
 
+cdef bint over_tcp(const Proxy* p, int slot, Flow* to) noexcept nogil:
+    """A request too large for a datagram goes over TCP where the destination listens on it (section 18.1.1)."""
+    cdef int listener
+    if to.stream or slot < 0 or not p.view.destinations[slot].tcp:
+        return False
+    listener = listener_for(p.view, &to.peer, to.listener, TRANSPORT_TCP)
+    if listener < 0:
+        return False
+    to.listener = <uint8_t>listener
+    to.stream = ANY_STREAM
+    return True
+
+
+cdef bint fall_back(Proxy* p, uint32_t client) noexcept nogil:
+    """TCP was refused to a request that went over it for its size alone: the same attempt by datagram (18.1.1)."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef Transaction* s = &p.transactions.slab[t.server]
+    cdef RoutePlan plan
+    cdef Branch branch
+    cdef Flow hop
+    cdef uint8_t* out = NULL
+    cdef uint32_t size
+    if t.server == 0 or t.slot < 0 or t.flow.stream == 0 or not p.view.destinations[t.slot].tcp or t.status or \
+            t.request == NULL or t.request.size <= LARGEST_BY_UDP or \
+            t.flags & (ABANDONED | WANT_CANCEL) or s.request == NULL or \
+            not parse_message(&p.stored, s.request.data, s.request.size) or preprocess(p, &p.stored, &plan) != 0:
+        return False
+    set_hop(p.view, t.slot, &hop)
+    make_branch(p, &p.stored, &s.flow, t.attempt, t.slot, &plan, &branch)
+    size = write_request(p, &p.stored, &s.flow, s.slot, s.agent, &plan, &hop, t.slot, &branch, &out)
+    if size == 0:
+        return False
+    release(&p.transactions.pool, &t.request)
+    t.request = keep(&p.transactions.pool, out, size)
+    if t.request == NULL:
+        return False
+    outbox_commit(&p.outbox, size, &hop)
+    t.flow = hop
+    t.retransmit_at = p.now + t.interval
+    schedule(&p.transactions, client)
+    return True
+
+
 cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan, const Flow* hop,
                   int slot) noexcept nogil:
     """Send the request to one destination through a new client transaction; False: a bound forbids it."""
     cdef Transaction* s = &p.transactions.slab[server]
     cdef Transaction* t
     cdef Branch branch
+    cdef Flow to = hop[0]
     cdef uint64_t key[2]
     cdef uint8_t* out = NULL
     cdef uint32_t size, client
     make_branch(p, m, &s.flow, s.attempt, slot, plan, &branch)
-    size = write_request(p, m, &s.flow, s.slot, s.agent, plan, hop, slot, &branch, &out)
+    size = write_request(p, m, &s.flow, s.slot, s.agent, plan, &to, slot, &branch, &out)
+    if size > LARGEST_BY_UDP and over_tcp(p, slot, &to):
+        size = write_request(p, m, &s.flow, s.slot, s.agent, plan, &to, slot, &branch, &out)
     if size == 0:
         return False
     key[0] = branch.mac
@@ -233,18 +283,18 @@ cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const Route
         t.expire_at = p.now + 1  # cannot be repeated: ends at once, unsent
         schedule(&p.transactions, client)
         return False
-    outbox_commit(&p.outbox, size, hop)
+    outbox_commit(&p.outbox, size, &to)
     t.attempt = s.attempt
     t.method = s.method
     t.slot = <short>slot
     t.agent = plan.agent
     t.reg_id = plan.reg_id
-    t.flow = hop[0]
+    t.flow = to
     t.call = s.call
     t.cseq = m.cseq
     t.t1 = <uint32_t>(p.view.destinations[slot].t1 if slot >= 0 else T1)
     t.interval = t.t1
-    if hop.stream == 0:
+    if to.stream == 0:
         t.retransmit_at = p.now + t.interval
     t.expire_at = p.now + 64 * <int64_t>t.t1
     if s.machine == SERVER_INVITE:
@@ -285,7 +335,7 @@ cdef void leave_setup(Proxy* p, uint32_t client) noexcept nogil:
 
 cdef bint has_candidate(Proxy* p, uint32_t server) noexcept nogil:
     cdef Transaction* s = &p.transactions.slab[server]
-    return not s.flags & (FIXED | CANCELLED) and s.request != NULL and s.attempt < 255 and \
+    return not s.flags & (FIXED | CANCELLED | TO_AGENT) and s.request != NULL and s.attempt < 255 and \
         choose(&p.targets, p.view, s.side, s.call, s.tried, s.flags & EMERGENCY_CALL != 0, p.now) >= 0
 
 
@@ -446,19 +496,16 @@ cdef void cancel_others(Proxy* p, uint32_t server, uint32_t but) noexcept nogil:
 
 
 cdef void cancel_restarted(Proxy* p, const ParsedMessage* m, const Flow* from_, const Flow* hop, int slot,
-                           uint8_t number) noexcept nogil:
+                           uint8_t number, const RoutePlan* plan) noexcept nogil:
     """A CANCEL whose INVITE another gateway, or this one before it was restarted, sent on.
 
     The branch of that INVITE is a function of what the CANCEL repeats, so the server can match it.
     """
     cdef Branch branch
-    cdef RoutePlan plan
     cdef uint8_t* out = NULL
     cdef uint32_t size
-    if preprocess(p, m, &plan) != 0:
-        return
-    make_branch(p, m, from_, number, slot, &plan, &branch)
-    size = write_request(p, m, from_, -1, 0, &plan, hop, slot, &branch, &out)
+    make_branch(p, m, from_, number, slot, plan, &branch)
+    size = write_request(p, m, from_, -1, 0, plan, hop, slot, &branch, &out)
     if size == 0 or size > DATAGRAM:
         return
     # Only our Via goes on, for a CANCEL is hop by hop: what was spliced is read again, away from the outbox's

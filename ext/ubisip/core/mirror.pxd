@@ -11,4 +11,4 @@ cdef void mirror_late(Proxy* p, uint32_t server) noexcept nogil
 cdef void bring_in_step(Proxy* p) noexcept nogil
 cdef void server_emptied(Proxy* p, int slot) noexcept nogil
 cdef bint is_told(const Proxy* p, int slot) noexcept nogil
-cdef bint holds_back(const Proxy* p, int slot) noexcept nogil
+cdef void all_behind(Proxy* p) noexcept nogil

@@ -32,7 +32,9 @@ cdef enum:
     STEP_ASKS = 32           # REGISTERs sent in a round: some 3,000 a second
     ON_THEIR_WAY = 256       # REGISTERs to one server without an answer yet
     ASK_AGAIN = 5000000      # microseconds before a binding that a server did not take is offered again
-    HOLD_BACK = 30000000     # microseconds for which a server that is not in step gets no calls
+    ASK_LATEST = 160000000   # the same after many tries
+    LONG_PAUSE = 1000000     # microseconds between two rounds when nothing could be told
+    HOLD_BACK = 30000000     # microseconds for which a server that came back gets no calls until it is in step
     EPOCH = 1600000000       # CSeq numbers are seconds since then: a gateway that was restarted goes on above its last
 
 
@@ -185,11 +187,14 @@ cdef bint is_told(const Proxy* p, int slot) noexcept nogil:
 
 
 cdef void falls_behind(Proxy* p, int slot) noexcept nogil:
+    if not is_mirror(p.view, slot):
+        return  # it left while it was asked
     if not p.registrar.lagging[slot]:
         p.registrar.lagging[slot] = True
         p.registrar.lag_since[slot] = p.now
         emit(&p.events, EVENT_OUT_OF_STEP, p.now, slot, 0, 0, 0, NULL, 0)
     if p.registrar.sweep_at == 0:
+        p.registrar.patience = ASK_AGAIN
         p.registrar.sweep_at = p.now + STEP_PAUSE
 
 
@@ -267,12 +272,15 @@ cdef void mirror_answered(Proxy* p, uint32_t client, int status) noexcept nogil:
     if 200 <= status < 300 or (index and b.flags & GONE and status == 404):
         if index:
             b.in_step[slot >> 6] |= <uint64_t>1 << (slot & 63)
+            if p.registrar.asking[slot] == 0 and p.registrar.lagging[slot]:
+                p.registrar.sweep_at = min(p.registrar.sweep_at, p.now + STEP_PAUSE) if p.registrar.sweep_at else 0
             forget_if_told(p, index)
         if server:
             accepted_by_server(p, server)
     else:
         p.counters[MIRROR_FAILURES] += 1
-        falls_behind(p, slot)
+        if index:
+            falls_behind(p, slot)  # else it has been told something newer meanwhile
     if server and p.transactions.slab[server].flags & MIRRORED and p.transactions.slab[server].best_status == 0:
         mirror_late(p, server)
 
@@ -294,7 +302,8 @@ cdef void forget_if_told(Proxy* p, uint32_t index) noexcept nogil:
 # --- servers that came back
 
 cdef void server_emptied(Proxy* p, int slot) noexcept nogil:
-    """A server came back, and may have forgotten everything: every binding is told to it anew."""
+    """A server came back, and may have forgotten everything: every binding is told to it anew, before it takes calls if
+    there are others to take them."""
     cdef uint32_t index
     if not is_mirror(p.view, slot) or p.bindings.used == 0:
         return
@@ -303,12 +312,18 @@ cdef void server_emptied(Proxy* p, int slot) noexcept nogil:
         p.bindings.slab[index].asked_at = 0
     falls_behind(p, slot)
     p.registrar.lag_since[slot] = p.now
+    p.registrar.sweep = 0
     p.registrar.sweep_at = p.now
+    p.registrar.patience = ASK_AGAIN
+    p.targets.load[slot].held_until = p.targets.held_until = p.now + HOLD_BACK
 
 
-cdef bint holds_back(const Proxy* p, int slot) noexcept nogil:
-    """A server that does not know its agents yet gets no calls, for some time."""
-    return p.registrar.lagging[slot] and p.now - p.registrar.lag_since[slot] < HOLD_BACK
+cdef void all_behind(Proxy* p) noexcept nogil:
+    """Bindings were put back after a restart: what servers know of them is not known."""
+    cdef int slot
+    for slot in range(p.view.destination_count):
+        if is_mirror(p.view, slot):
+            falls_behind(p, slot)
 
 
 cdef bint offer(Proxy* p, uint32_t index, bint* lacks) noexcept nogil:
@@ -320,11 +335,22 @@ cdef bint offer(Proxy* p, uint32_t index, bint* lacks) noexcept nogil:
         if not p.registrar.lagging[slot] or is_in_step(b, slot) or not is_told(p, slot):
             continue
         lacks[slot] = True
-        if p.registrar.asking[slot] < ON_THEIR_WAY and (b.asked_at == 0 or p.now - b.asked_at >= ASK_AGAIN):
+        if p.registrar.asking[slot] < ON_THEIR_WAY and (b.asked_at == 0 or p.now - b.asked_at >= p.registrar.patience):
             told = tell_server(p, index, slot, 0) or told
     if told:
         b.asked_at = p.now
     return told
+
+
+cdef int64_t pause(const Proxy* p, bint complete) noexcept nogil:
+    """Until the next round: long when all that is left was refused lately."""
+    cdef int slot
+    if not complete or p.registrar.asked:
+        return STEP_PAUSE
+    for slot in range(p.view.destination_count):
+        if p.registrar.lagging[slot] and p.registrar.asking[slot]:
+            return STEP_PAUSE
+    return LONG_PAUSE
 
 
 cdef void settle(Proxy* p, const bint* lacks, bint complete) noexcept nogil:
@@ -334,27 +360,33 @@ cdef void settle(Proxy* p, const bint* lacks, bint complete) noexcept nogil:
     for slot in range(p.view.destination_count):
         if p.registrar.lagging[slot] and complete and not lacks[slot] and is_told(p, slot):
             p.registrar.lagging[slot] = False
+            p.targets.load[slot].held_until = 0
             emit(&p.events, EVENT_IN_STEP, p.now, slot, 0, 0, p.now - p.registrar.lag_since[slot], NULL, 0)
         any_ = any_ or (p.registrar.lagging[slot] and is_told(p, slot))
-    p.registrar.sweep_at = p.now + STEP_PAUSE if any_ else 0
+    p.registrar.sweep_at = p.now + pause(p, complete) if any_ else 0
+    if complete and p.registrar.asked and not p.registrar.fresh:
+        p.registrar.patience = min(2 * p.registrar.patience, ASK_LATEST)  # they refuse, or do not hear
 
 
 cdef void bring_in_step(Proxy* p) noexcept nogil:
     """One round: a few bindings are looked at, and told to the servers that lack them."""
     cdef bint* lacks = p.registrar.lacks
-    cdef uint32_t looks, asks = 0, index = p.registrar.sweep
+    cdef uint32_t _looks, asks = 0, index = p.registrar.sweep
     cdef bint complete = False
-    for looks in range(STEP_LOOKS):
+    for _looks in range(STEP_LOOKS):
         if index == 0:
             memset(lacks, 0, sizeof(p.registrar.lacks))
+            p.registrar.asked = p.registrar.fresh = 0
         index += 1
         if index > p.bindings.high:
             complete = True
             index = 0
             break
         if p.bindings.slab[index].text != NULL:
+            p.registrar.fresh += p.bindings.slab[index].asked_at == 0
             asks += offer(p, index, lacks)
         if asks == STEP_ASKS or outbox_nearly_full(&p.outbox):
             break
+    p.registrar.asked += asks
     p.registrar.sweep = index
     settle(p, lacks, complete)

@@ -95,10 +95,14 @@ cdef struct Tries:
 cdef struct Registrar:
     ParkedRegister parked[PARKED_REGISTERS]
     Tries tries[TRIES]
-    uint32_t salt
+    uint32_t nonces          # given so far
+    uint32_t dice            # for times that are spread
     uint8_t algorithms       # that every account has: what one we do not know is offered
     uint32_t sweep           # where the search for bindings that servers lack goes on
     int64_t sweep_at         # when it goes on; 0: every server is in step
+    uint32_t asked           # bindings told to servers since the table's beginning
+    uint32_t fresh           # of those looked at since then, those that were never asked about
+    int64_t patience         # before a binding that a server did not take is offered again
     bint lacks[DESTINATIONS]     # servers that lacked one of those looked at since the table's beginning
     bint lagging[DESTINATIONS]   # servers that lack bindings
     bint refused[DESTINATIONS]   # servers that refused a datagram and have not answered since

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registrar (RFC 3261 section 10.3, RFC 3327, RFC 5626): who may register, and what a REGISTER makes of his bindings."""
+"""The registrar (RFC 3261 section 10.3, RFC 3327, RFC 5626): what a REGISTER makes of its agent's bindings."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from ubisip.core.address cimport Flow
 from ubisip.core.message cimport ParsedMessage
 from ubisip.core.proxy cimport Proxy
-from ubisip.core.span cimport Span
 
-cdef bint is_for_registrar(const Proxy* p, const ParsedMessage* m) noexcept nogil
 cdef void receive_register(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer,
                            const uint64_t* key) noexcept nogil
 cdef void credentials_known(Proxy* p, const uint8_t* data, uint32_t user_length, uint32_t realm_length,
@@ -16,5 +14,3 @@ cdef void credentials_failed(Proxy* p, const uint8_t* data, uint32_t user_length
 cdef void credentials_late(Proxy* p, uint32_t server) noexcept nogil
 cdef void expire_bindings(Proxy* p) noexcept nogil
 cdef void flow_lost(Proxy* p, uint32_t stream) noexcept nogil
-cdef bint canonical_aor(const Proxy* p, const uint8_t* data, Span uri, uint8_t* out, uint32_t* length,
-                        uint32_t* user_length) noexcept nogil

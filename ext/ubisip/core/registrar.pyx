@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registrar (RFC 3261 section 10.3, RFC 3327, RFC 5626): who may register, and what a REGISTER makes of his bindings.
+"""The registrar (RFC 3261 section 10.3, RFC 3327, RFC 5626): what a REGISTER makes of its agent's bindings.
 
 A REGISTER is answered without a transaction where nobody has to be waited for: to answer it twice does what once does.
 """
@@ -7,284 +7,51 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from libc.time cimport time_t, tm
 
-from ubisip.core.accounts cimport (
-    NONCE_FRESH, NONCE_USED, Account, account_key, find_account, put_account, remove_account, use_nonce,
-)
-from ubisip.core.address cimport Address, Flow, parse_ip, same_ip, write_number
+from ubisip.core.accounts cimport Account, account_key, find_account, put_account, remove_account
+from ubisip.core.address cimport Flow, write_number
+from ubisip.core.authentication cimport ANSWERED, ASK_FIRST, REPLAYED, Verdict, authenticate, challenge, wall_seconds
 from ubisip.core.bindings cimport (
-    BY_CONTACT, DEAD_FLOW, END_EXPIRED, END_FLOW_LOST, END_UNREGISTERED, GONE, MAX_AOR, MAX_CALL_ID,
-    MAX_CONTACT, MAX_INSTANCE, MAX_PATH, MAX_USER_AGENT, OUTBOUND_BINDING, TEXT_CALL_ID, TEXT_CONTACT,
-    TEXT_INSTANCE, TEXT_PARTS, TEXT_PATH, TEXT_USER_AGENT, Binding, Wanted, add_binding, agent_hash, aor_hash,
-    binding_text, bindings_lock, bindings_unlock, contact_hash, expire_at, find_flow, first_binding, next_binding,
-    next_of_flow, note_binding, note_end, remove_binding, rewrite_binding,
+    BY_CONTACT, CHANGED, DEAD_FLOW, END_EXPIRED, END_FLOW_LOST, END_REPLACED, END_UNREGISTERED, GONE, MAX_CALL_ID,
+    MAX_USER_AGENT, OUTBOUND_BINDING, TEXT_CALL_ID, TEXT_CONTACT, TEXT_INSTANCE, TEXT_PARTS, TEXT_PATH,
+    TEXT_USER_AGENT, Binding, Wanted, add_binding, agent_hash, aor_hash, binding_text, bindings_lock, bindings_unlock,
+    expire_at, find_flow, first_binding, next_binding, next_of_flow, note_binding, note_end, remove_binding,
+    rewrite_binding, same_flow,
+)
+from ubisip.core.contacts cimport (
+    FIELD_SUPPORTED, FIELD_USER_AGENT, UNSUPPORTED_MOST, Register, canonical_aor, first_hop_is_outbound,
+    goes_by_contact, has_tag, header_expires, is_flow, name_fields, put, read_contacts, read_path, refuse_extensions,
 )
 from ubisip.core.context cimport create_server, is_scarce
-from ubisip.core.digest cimport (
-    ALGORITHM_MD5, ALGORITHM_SHA256, ALGORITHM_SHA512_256, ALGORITHMS, NONCE_GOOD, NONCE_LENGTH, NONCE_STALE,
-    Credentials, Nonce, check_nonce, digest_size, parse_credentials, verify, write_nonce,
-)
 from ubisip.core.events cimport EVENT_CREDENTIALS, emit
-from ubisip.core.headers cimport NameAddr, parse_name_addr, read_parameter
-from ubisip.core.message cimport (
-    HEADER_OTHER, METHOD_REGISTER, ParsedMessage, header_value, parse_message,
-)
+from ubisip.core.message cimport ParsedMessage, header_value, parse_message
 from ubisip.core.mirror cimport mirror_binding, wait_for_mirror
 from ubisip.core.proxy cimport (
-    BOUND_BINDINGS, CHALLENGED, EXPIRED, FLOWS_LOST, MALFORMED_REQUESTS, PARKED_REGISTERS, REFRESHED, REGISTERED,
-    REPLAYS, SHED_REGISTERS, TRIES, TRIES_REFUSED, UNREGISTERED, WRONG_PASSWORDS, ParkedRegister, Proxy, Tries,
+    BOUND_BINDINGS, EXPIRED, FLOWS_LOST, PARKED_REGISTERS, REFRESHED, REGISTERED, REPLAYS, SHED_REGISTERS,
+    UNREGISTERED, ParkedRegister, Proxy,
 )
-from ubisip.core.reply cimport answer, answer_kept, answer_transaction
-from ubisip.core.snapshot cimport MIRROR_OFF, Text, is_domain, is_own
-from ubisip.core.span cimport Cursor, Span, cursor, find_octet, fold, same_name, skip_lws, span_of, take, take_number
-from ubisip.core.syntax cimport HEX_VALUE
-from ubisip.core.targets cimport RateLimit, allow
+from ubisip.core.reply cimport answer_transaction, respond
+from ubisip.core.snapshot cimport MIRROR_OFF
+from ubisip.core.span cimport Span, span_of
 from ubisip.core.timers cimport wheel_pop
-from ubisip.core.transactions cimport (
-    WANTS_CREDENTIALS, Transaction, destroy, handle_of, index_of, schedule,
-)
-from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, parse_uri
+from ubisip.core.transactions cimport WANTS_CREDENTIALS, Transaction, handle_of, index_of, schedule
 
 cdef extern from "time.h" nogil:
     tm* gmtime_r(const time_t* seconds, tm* out) noexcept
 
 
 cdef enum:
-    NONCE_LIFETIME = 600     # seconds: a phone that registers anew within it need not be challenged again
-    MAX_WANTED = 64          # contacts in one REGISTER
-    TRIES_OF_USER = 10       # wrong passwords for one user from one address before it has to wait,
-    TRY_EVERY = 6            # seconds for one more
-    TRIES_OF_SOURCE = 200    # the same for all users from one address, behind which an office may stand
     CREDENTIALS_LIMIT = 3000000  # microseconds a REGISTER waits for its agent's digests
-    EXPIRES_MOST = 0x7FFFFFFF
+    HOUR = 3600              # seconds; no interval that long may be called too brief
+    GONE_LIMIT = 32000000    # microseconds for which servers are told of a binding that was unregistered
     REPLY_ROOM = 60000       # octets of the lines in an answer
     FLOW_TIMER = 120         # seconds between the keep-alives that a phone should send (RFC 5626 section 4.4)
     EXPIRED_A_TURN = 256     # bindings, so that thousands that expire together do not stop the calls
 
 
-# --- the header fields that only a registrar reads
-
-cdef enum Field:
-    FIELD_OTHER
-    FIELD_CONTACT
-    FIELD_EXPIRES
-    FIELD_AUTHORIZATION
-    FIELD_REQUIRE
-    FIELD_SUPPORTED
-    FIELD_PATH
-    FIELD_USER_AGENT
-
-
-cdef struct Register:        # a REGISTER as it is worked on
-    uint8_t field[256]       # of each header line
-    uint8_t aor[MAX_AOR]
-    uint32_t aor_length
-    uint32_t user_length     # of the user part in it
-    uint64_t hash
-    bint outbound            # Supported: outbound
-    bint lacks_path_support  # a Path, and a phone that says nothing of it
-    uint32_t rtt
-    bint replayed            # with a nonce count seen before: it may only repeat what it did
-    Wanted wanted[MAX_WANTED]
-    int count
-    bint star
-    uint8_t path[MAX_PATH]
-    uint32_t path_length
-    Span user_agent
-    Flow flow
-
-
-cdef int field_of(const uint8_t* data, Span name) noexcept nogil:
-    cdef uint8_t first = fold(data[name.at])
-    if name.length == 1:
-        return FIELD_CONTACT if first == 0x6D else (FIELD_SUPPORTED if first == 0x6B else FIELD_OTHER)
-    if first == 0x63 and same_name(data, name, b"contact", 7):
-        return FIELD_CONTACT
-    if first == 0x65 and same_name(data, name, b"expires", 7):
-        return FIELD_EXPIRES
-    if first == 0x61 and same_name(data, name, b"authorization", 13):
-        return FIELD_AUTHORIZATION
-    if first == 0x72 and same_name(data, name, b"require", 7):
-        return FIELD_REQUIRE
-    if first == 0x73 and same_name(data, name, b"supported", 9):
-        return FIELD_SUPPORTED
-    if first == 0x70 and same_name(data, name, b"path", 4):
-        return FIELD_PATH
-    if first == 0x75 and same_name(data, name, b"user-agent", 10):
-        return FIELD_USER_AGENT
-    return FIELD_OTHER
-
-
-cdef void name_fields(const ParsedMessage* m, Register* r) noexcept nogil:
-    cdef int i
-    for i in range(m.count):
-        r.field[i] = <uint8_t>field_of(m.data, span_of(m.headers[i].line, m.headers[i].line + m.headers[i].name_length)) \
-            if m.headers[i].id == HEADER_OTHER else FIELD_OTHER
-
-
-cdef bint has_tag(const ParsedMessage* m, const Register* r, int field, const char* tag, uint32_t length) noexcept nogil:
-    """An option tag is among those of a header field."""
-    cdef int i
-    cdef uint32_t at, end, next
-    for i in range(m.count):
-        if r.field[i] != field:
-            continue
-        at = m.headers[i].value
-        end = at + m.headers[i].value_length
-        while at < end:
-            next = find_octet(m.data, at, end, 0x2C)
-            if same_name(m.data, trimmed(m.data, at, next), tag, length):
-                return True
-            at = next + 1
+cdef bint refuse(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, int status, const char* reason,
+                 const char* extra) noexcept nogil:
+    respond(p, m, from_, server, status, reason, extra)
     return False
-
-
-cdef Span trimmed(const uint8_t* data, uint32_t at, uint32_t end) noexcept nogil:
-    while at < end and (data[at] == 0x20 or data[at] == 0x09):
-        at += 1
-    while end > at and (data[end - 1] == 0x20 or data[end - 1] == 0x09):
-        end -= 1
-    return span_of(at, end)
-
-
-cdef uint32_t put(uint8_t* out, uint32_t at, const char* text, uint32_t length) noexcept nogil:
-    memcpy(out + at, text, length)
-    return at + length
-
-
-cdef bint refuse_extensions(const ParsedMessage* m, const Register* r, uint8_t* out) noexcept nogil:
-    """An Unsupported line of the tags in Require that a registrar like this does not know; False: there is none."""
-    cdef int i
-    cdef uint32_t at, end, next, n = put(out, 0, b"Unsupported: ", 13)
-    cdef Span tag
-    for i in range(m.count):
-        if r.field[i] != FIELD_REQUIRE:
-            continue
-        at = m.headers[i].value
-        end = at + m.headers[i].value_length
-        while at < end:
-            next = find_octet(m.data, at, end, 0x2C)
-            tag = trimmed(m.data, at, next)
-            if tag.length and n + tag.length < 1000 and not same_name(m.data, tag, b"path", 4) and \
-                    not same_name(m.data, tag, b"outbound", 8):
-                if n > 13:
-                    n = put(out, n, b", ", 2)
-                n = put(out, n, <const char*>(m.data + tag.at), tag.length)
-            at = next + 1
-    put(out, n, b"\r\n\0", 3)
-    return n > 13
-
-
-# --- whose REGISTER it is
-
-cdef bint names_us(const Proxy* p, const uint8_t* data, const Uri* uri) noexcept nogil:
-    return is_domain(p.view, data, uri.host) or is_own(p.view, data, uri)
-
-
-cdef bint is_for_registrar(const Proxy* p, const ParsedMessage* m) noexcept nogil:
-    return p.view.agents.enabled and m.method == METHOD_REGISTER and names_us(p, m.data, &m.request_uri)
-
-
-cdef bint canonical_aor(const Proxy* p, const uint8_t* data, Span uri, uint8_t* out, uint32_t* length,
-                        uint32_t* user_length) noexcept nogil:
-    """An address of record as its key (section 10.3 step 5): escapes undone, parameters dropped, domain in lower case.
-
-    False: it is of no domain of ours. *out* has room for MAX_AOR octets.
-    """
-    cdef Uri parsed
-    cdef uint32_t at, end, n = 0, i
-    cdef uint8_t octet
-    cdef const Text* domain = &p.view.agents.domains[0]
-    if not parse_uri(data, uri, &parsed) or (parsed.scheme != SCHEME_SIP and parsed.scheme != SCHEME_SIPS):
-        return False
-    if not is_domain(p.view, data, parsed.host):
-        if not is_own(p.view, data, &parsed):
-            return False
-    else:
-        domain = NULL
-    at = parsed.user.at
-    end = at + parsed.user.length
-    while at < end and n < MAX_AOR - 1:
-        octet = data[at]
-        if octet == 0x25 and end - at > 2 and HEX_VALUE[data[at + 1]] < 16 and HEX_VALUE[data[at + 2]] < 16:
-            octet = <uint8_t>(HEX_VALUE[data[at + 1]] << 4 | HEX_VALUE[data[at + 2]])
-            at += 2
-        out[n] = octet
-        n += 1
-        at += 1
-    if at < end or n == 0:
-        return False
-    user_length[0] = n
-    out[n] = 0x40
-    n += 1
-    if n + (domain.length if domain != NULL else parsed.host.length) > MAX_AOR:
-        return False
-    if domain != NULL:
-        n = put(out, n, domain.text, domain.length)
-    else:
-        for i in range(parsed.host.length):
-            out[n + i] = fold(data[parsed.host.at + i])
-        n += parsed.host.length
-    length[0] = n
-    return True
-
-
-# --- answers
-
-cdef void respond(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, int status, const char* reason,
-                  const char* extra) noexcept nogil:
-    """Answer through the server transaction if there is one."""
-    if server:
-        answer_kept(p, server, m, status, reason, extra)
-    else:
-        answer(p, m, from_, status, reason, extra)
-
-
-cdef uint32_t next_salt(Proxy* p) noexcept nogil:
-    """22 bits that differ from nonce to nonce, and the milliseconds of its time: the phone's round trip is told by it."""
-    p.registrar.salt = p.registrar.salt * 1664525 + 1013904223
-    return (p.registrar.salt & ~<uint32_t>1023) | <uint32_t>((p.now + p.view.wall) // 1000 % 1000)
-
-
-cdef uint32_t wall_seconds(const Proxy* p) noexcept nogil:
-    return <uint32_t>((p.now + p.view.wall) // 1000000)
-
-
-cdef uint32_t put_challenge(uint8_t* out, uint32_t at, const Proxy* p, const char* nonce, int algorithm,
-                            bint stale) noexcept nogil:
-    at = put(out, at, b"WWW-Authenticate: Digest realm=\"", 32)
-    at = put(out, at, p.view.agents.realm.text, p.view.agents.realm.length)
-    at = put(out, at, b"\", nonce=\"", 10)
-    at = put(out, at, nonce, NONCE_LENGTH)
-    at = put(out, at, b"\", qop=\"auth\", algorithm", 24)
-    # Clients from before RFC 8760 look for the first "algorithm=" of all the challenges, and give up if it is not MD5:
-    # so the others are written with the blank that the grammar allows (EQUAL, RFC 3261 section 25.1).
-    if algorithm == ALGORITHM_SHA256:
-        at = put(out, at, b" =SHA-256", 9)
-    elif algorithm == ALGORITHM_SHA512_256:
-        at = put(out, at, b" =SHA-512-256", 13)
-    else:
-        at = put(out, at, b"=MD5", 4)
-    if stale:
-        at = put(out, at, b", stale=true", 12)
-    return put(out, at, b"\r\n", 2)
-
-
-cdef void challenge(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, const Account* account,
-                    bint stale) noexcept nogil:
-    """401 with what this agent can be authenticated by, the strongest first (RFC 8760 section 2.3)."""
-    cdef char nonce[NONCE_LENGTH]
-    cdef uint8_t out[2048]
-    cdef uint32_t at = 0
-    cdef int has = account.has if account != NULL else p.registrar.algorithms
-    write_nonce(&p.keys, wall_seconds(p), next_salt(p), nonce)
-    if has & (1 << ALGORITHM_SHA256):
-        at = put_challenge(out, at, p, nonce, ALGORITHM_SHA256, stale)
-    if has & (1 << ALGORITHM_SHA512_256):
-        at = put_challenge(out, at, p, nonce, ALGORITHM_SHA512_256, stale)
-    if has & (1 << ALGORITHM_MD5):
-        at = put_challenge(out, at, p, nonce, ALGORITHM_MD5, stale)
-    out[at] = 0
-    respond(p, m, from_, server, 401, b"Unauthorized", <const char*>out)
 
 
 cdef void come_back(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, uint32_t least,
@@ -292,149 +59,17 @@ cdef void come_back(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_
     """503 with a Retry-After spread at random, so that those who come back do not all come at once."""
     cdef uint8_t out[64]
     cdef uint32_t at = put(out, 0, b"Retry-After: ", 13)
-    at += write_number(least + next_salt(p) // 1024 % spread, <char*>out + at)
+    p.registrar.dice = p.registrar.dice * 1664525 + 1013904223
+    at += write_number(least + (p.registrar.dice >> 10) % spread, <char*>out + at)
     put(out, at, b"\r\n\0", 3)
     p.counters[SHED_REGISTERS] += 1
     respond(p, m, from_, server, 503, b"Service Unavailable", <const char*>out)
 
 
-# --- authentication (RFC 3261 section 22, RFC 8760)
-
-cdef uint64_t try_key(const Proxy* p, const Address* source, uint64_t account) noexcept nogil:
-    cdef uint64_t low, high
-    memcpy(&low, source.ip, 8)
-    memcpy(&high, source.ip + 8, 8)
-    return ((low ^ p.secret[0]) * <uint64_t>0x9E3779B97F4A7C15 ^ (high + account)) * <uint64_t>0xE7037ED1A0B428DB | 1
-
-
-cdef RateLimit* tries_left(Proxy* p, uint64_t key) noexcept nogil:
-    """What a source may still try; one that was not seen lately starts anew."""
-    cdef Tries* tries = &p.registrar.tries[(key >> 20) & (TRIES - 1)]
-    if tries.key != key:
-        memset(tries, 0, sizeof(Tries))
-        tries.key = key
-    return &tries.left
-
-
-cdef bint may_try(const RateLimit* left, double rate, int64_t now) noexcept nogil:
-    return left.at == 0 or left.tokens + (now - left.at) * rate / 1e6 >= 1.0
-
-
-cdef bint is_tried_out(Proxy* p, const Flow* from_, uint64_t account) noexcept nogil:
-    return not (may_try(tries_left(p, try_key(p, &from_.peer, account)), 1.0 / TRY_EVERY, p.now)
-                and may_try(tries_left(p, try_key(p, &from_.peer, 0)), 1.0, p.now))
-
-
-cdef void count_wrong(Proxy* p, const Flow* from_, uint64_t account) noexcept nogil:
-    p.counters[WRONG_PASSWORDS] += 1
-    allow(tries_left(p, try_key(p, &from_.peer, account)), 1.0 / TRY_EVERY, TRIES_OF_USER, p.now)
-    allow(tries_left(p, try_key(p, &from_.peer, 0)), 1.0, TRIES_OF_SOURCE, p.now)
-
-
-cdef bint find_credentials(Proxy* p, const ParsedMessage* m, const Register* r, Credentials* c, bint* sound) noexcept nogil:
-    """The credentials for our realm; False: there are none. *sound* is False when a line breaks the grammar."""
-    cdef int i
-    cdef const Text* realm = &p.view.agents.realm
-    sound[0] = True
-    for i in range(m.count):
-        if r.field[i] != FIELD_AUTHORIZATION:
-            continue
-        if not parse_credentials(m.data, header_value(m, i), c):
-            sound[0] = False
-        elif c.realm.length == realm.length and memcmp(m.data + c.realm.at, realm.text, realm.length) == 0:
-            return True
-    return False
-
-
-cdef bint is_users_own(const ParsedMessage* m, const Register* r, const Credentials* c) noexcept nogil:
-    """Who authenticates as "bob" or "bob@domain" may change bob's bindings and nobody else's (section 10.3 step 4)."""
-    cdef uint32_t length = r.user_length if c.username.length == r.user_length else r.aor_length
-    return not c.has_escapes and c.username.length == length and memcmp(m.data + c.username.at, r.aor, length) == 0
-
-
-cdef bint authenticate(Proxy* p, const ParsedMessage* m, const Flow* from_, Register* r, uint32_t server, bint asked,
-                       int peer, const uint64_t* key) noexcept nogil:
-    """False: it was answered, or waits for the digests of its agent. *asked*: these were asked for and have come."""
-    cdef Credentials c
-    cdef Nonce nonce
-    cdef Account* account
-    cdef uint64_t name
-    cdef bint sound = True, right
-    cdef int state, use
-    cdef uint8_t nobody[32]
-    if not find_credentials(p, m, r, &c, &sound):
-        if not sound:
-            p.counters[MALFORMED_REQUESTS] += 1
-            respond(p, m, from_, server, 400, b"Bad Authorization", NULL)
-            return False
-        p.counters[CHALLENGED] += 1
-        name = account_key(&p.accounts, r.aor, r.user_length, <const uint8_t*>p.view.agents.realm.text,
-                           p.view.agents.realm.length)
-        challenge(p, m, from_, server, find_account(&p.accounts, name), False)
-        return False
-    name = account_key(&p.accounts, m.data + c.username.at, c.username.length,
-                       <const uint8_t*>p.view.agents.realm.text, p.view.agents.realm.length)
-    if is_tried_out(p, from_, name):
-        p.counters[TRIES_REFUSED] += 1
-        respond(p, m, from_, server, 403, b"Too Many Wrong Passwords", b"Retry-After: 60\r\n")
-        return False
-    account = find_account(&p.accounts, name)
-    state = check_nonce(&p.keys, m.data, c.nonce, wall_seconds(p), NONCE_LIFETIME, &nonce)
-    if state != NONCE_GOOD or c.algorithm < 0:
-        p.counters[CHALLENGED] += 1
-        challenge(p, m, from_, server, account, state == NONCE_STALE)
-        return False
-    if (account == NULL or account.good_until < p.now) and not asked and not p.view.agents.credentials_complete:
-        ask_credentials(p, m, from_, server, name, &c, peer, key)
-        return False
-    memset(nobody, 0, sizeof(nobody))
-    if account == NULL or not account.has & (1 << c.algorithm):
-        # The same work and the same answer as for a wrong password: nobody learns which names exist.
-        verify(&c, m.data, nobody, m.data + m.method_name.at, m.method_name.length)
-        right = False
-    else:
-        right = verify(&c, m.data, account.ha1[c.algorithm], m.data + m.method_name.at, m.method_name.length)
-    if not right:
-        if account != NULL and not asked and not p.view.agents.credentials_complete:
-            ask_credentials(p, m, from_, server, name, &c, peer, key)  # the password may have been changed
-            return False
-        count_wrong(p, from_, name)
-        challenge(p, m, from_, server, account, False)
-        return False
-    if not is_users_own(m, r, &c):
-        respond(p, m, from_, server, 403, b"Not Your Address Of Record", NULL)
-        return False
-    use = use_nonce(account, nonce.salt, nonce.seconds, max(c.nonce_count, 1))
-    r.replayed = use == NONCE_USED
-    if use != NONCE_FRESH and not (r.replayed and is_repeated(p, m, r)):
-        p.counters[REPLAYS] += 1
-        challenge(p, m, from_, server, account, True)
-        return False
-    if c.nonce_count <= 1 and use == NONCE_FRESH:
-        r.rtt = round_trip(p, &nonce)
-    return True
-
-
-cdef uint32_t round_trip(const Proxy* p, const Nonce* nonce) noexcept nogil:
-    """From the challenge to its answer, microseconds; 0 when somebody was asked for a password meanwhile."""
-    cdef int64_t since = p.now + p.view.wall - <int64_t>nonce.seconds * 1000000 - <int64_t>(nonce.salt & 1023) * 1000
-    return <uint32_t>since if 0 < since < 5000000 else 0
-
-
-cdef bint is_repeated(Proxy* p, const ParsedMessage* m, const Register* r) noexcept nogil:
-    """The same REGISTER made a binding already: its answer got lost."""
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
-    while index:
-        if p.bindings.slab[index].cseq == m.cseq and same_call(&p.bindings.slab[index], m):
-            return True
-        index = next_binding(&p.bindings, index)
-    return False
-
-
 # --- digests that are asked for
 
 cdef void ask_credentials(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, uint64_t account,
-                          const Credentials* c, int peer, const uint64_t* key) noexcept nogil:
+                          Span user, int peer, const uint64_t* key) noexcept nogil:
     """Park the REGISTER until the control thread has told the digests of its user."""
     cdef uint8_t name[1024]
     cdef ParkedRegister* free_place = NULL
@@ -447,7 +82,7 @@ cdef void ask_credentials(Proxy* p, const ParsedMessage* m, const Flow* from_, u
             free_place = &p.registrar.parked[i]
         elif p.registrar.parked[i].account == account:
             is_asked = True
-    if free_place == NULL or c.username.length > 512 or is_scarce(p):
+    if free_place == NULL or user.length > 512 or is_scarce(p):
         come_back(p, m, from_, server, 5, 30)
         return
     if server == 0:
@@ -463,7 +98,7 @@ cdef void ask_credentials(Proxy* p, const ParsedMessage* m, const Flow* from_, u
     free_place.source = from_[0]
     if is_asked:
         return
-    at = put(name, 0, <const char*>(m.data + c.username.at), c.username.length)
+    at = put(name, 0, <const char*>(m.data + user.at), user.length)
     name[at] = 0
     at = put(name, at + 1, p.view.agents.realm.text, p.view.agents.realm.length)
     emit(&p.events, EVENT_CREDENTIALS, p.now, -1, 0, handle_of(&p.transactions, server), 0, name, at)
@@ -537,149 +172,25 @@ cdef void credentials_late(Proxy* p, uint32_t server) noexcept nogil:
     answer_transaction(p, server, 503, b"Service Unavailable", b"Retry-After: 10\r\n")
 
 
-# --- contacts
-
-cdef bint read_contact(const ParsedMessage* m, const NameAddr* value, Wanted* out) noexcept nogil:
-    """One Contact value with its parameters; False: what it says cannot be kept."""
-    cdef Cursor c = cursor(m.data, span_of(value.uri.at + value.uri.length, value.value.at + value.value.length))
-    cdef Span name, parameter
-    cdef Uri uri
-    cdef uint64_t number = 0
-    memset(out, 0, sizeof(Wanted))
-    out.contact = value.uri
-    out.expires = -1
-    out.q = 1000
-    if value.uri.length > MAX_CONTACT or not parse_uri(m.data, value.uri, &uri) or uri.host.length == 0:
-        return False
-    out.key = contact_hash(m.data, value.uri)
-    skip_lws(&c)
-    take(&c, 0x3E)
-    skip_lws(&c)
-    while take(&c, 0x3B):
-        if not read_parameter(&c, &name, &parameter):
-            return False
-        if same_name(m.data, name, b"expires", 7):
-            out.expires = read_seconds(m.data, parameter)
-        elif same_name(m.data, name, b"q", 1):
-            out.q = read_q(m.data, parameter)
-        elif same_name(m.data, name, b"reg-id", 6):
-            if read_seconds(m.data, parameter) > 0:
-                out.reg_id = <uint32_t>min(read_seconds(m.data, parameter), 0xFFFF)
-        elif same_name(m.data, name, b"+sip.instance", 13) and parameter.length > 2:
-            if parameter.length - 2 > MAX_INSTANCE:
-                return False
-            out.instance = span_of(parameter.at + 1, parameter.at + parameter.length - 1)
-    return True
-
-
-cdef int64_t read_seconds(const uint8_t* data, Span value) noexcept nogil:
-    """delta-seconds; -1 when it is none: then the default holds (RFC 3261 section 20.19)."""
-    cdef Cursor c = cursor(data, value)
-    cdef uint64_t number = 0
-    if take_number(&c, EXPIRES_MOST, &number) and c.at == c.end:
-        return <int64_t>number
-    while c.at < c.end and 0x30 <= data[c.at] <= 0x39:
-        c.at += 1
-    return EXPIRES_MOST if value.length and c.at == c.end else -1
-
-
-cdef uint16_t read_q(const uint8_t* data, Span value) noexcept nogil:
-    """qvalue in thousandths."""
-    cdef uint32_t i, q = 0, unit = 1000
-    for i in range(value.at, value.at + min(value.length, 5)):
-        if 0x30 <= data[i] <= 0x39:
-            q += (data[i] - 0x30) * unit
-            unit //= 10
-    return <uint16_t>min(q, 1000)
-
-
-cdef bint read_contacts(const ParsedMessage* m, Register* r) noexcept nogil:
-    cdef int i
-    cdef uint32_t at, end
-    cdef NameAddr value
-    for i in range(m.count):
-        if r.field[i] != FIELD_CONTACT:
-            continue
-        at = m.headers[i].value
-        end = at + m.headers[i].value_length
-        if m.headers[i].value_length == 1 and m.data[at] == 0x2A:
-            if r.star:
-                return False
-            r.star = True
-            continue
-        while at:
-            if r.count == MAX_WANTED or not parse_name_addr(m.data, span_of(at, end), True, &value) or \
-                    not read_contact(m, &value, &r.wanted[r.count]):
-                return False
-            r.count += 1
-            at = value.next
-    return not (r.star and r.count)
-
-
-cdef int64_t header_expires(const ParsedMessage* m, const Register* r) noexcept nogil:
-    cdef int i
-    for i in range(m.count):
-        if r.field[i] == FIELD_EXPIRES:
-            return read_seconds(m.data, header_value(m, i))
-    return -1
-
-
-cdef bint read_path(const ParsedMessage* m, Register* r) noexcept nogil:
-    """The Path values, joined (RFC 3327 section 5.3); False: they are too long."""
-    cdef int i
-    cdef Span value
-    for i in range(m.count):
-        if r.field[i] != FIELD_PATH:
-            continue
-        value = header_value(m, i)
-        if r.path_length + value.length + 1 > MAX_PATH:
-            return False
-        if r.path_length:
-            r.path[r.path_length] = 0x2C
-            r.path_length += 1
-        r.path_length = put(r.path, r.path_length, <const char*>(m.data + value.at), value.length)
-    return True
-
-
-cdef bint first_hop_is_outbound(const Register* r) noexcept nogil:
-    """The first Path URI has the parameter ob (RFC 5626 section 6)."""
-    cdef NameAddr value
-    cdef uint32_t i
-    cdef uint8_t text[MAX_PATH + 64]
-    memset(text, 0, sizeof(text))
-    memcpy(text, r.path, r.path_length)
-    if not parse_name_addr(text, span_of(0, r.path_length), True, &value):
-        return False
-    for i in range(value.uri.at, value.uri.at + value.uri.length - 2):
-        if memcmp(text + i, b";ob", 3) == 0 and (i + 3 == value.uri.at + value.uri.length or text[i + 3] == 0x3B):
-            return True
-    return False
-
-
-cdef bint goes_by_contact(const ParsedMessage* m, const Flow* from_, const Wanted* wanted, bint has_path) noexcept nogil:
-    """Whether requests go to the Contact's own address: when it is another than that which the REGISTER came from, and
-    no address translation stands between (the Via says the truth about its source)."""
-    cdef Address via, contact
-    cdef Uri uri
-    if has_path or wanted.reg_id or not parse_uri(m.data, wanted.contact, &uri):
-        return False
-    if not parse_ip(m.data, uri.host, &contact) or not parse_ip(m.data, m.via.host, &via):
-        return False
-    contact.port = uri.port if uri.port else 5060
-    if not same_ip(&via, &from_.peer):
-        return False
-    if from_.stream:
-        return not same_ip(&contact, &from_.peer)
-    return (m.via.port if m.via.port else 5060) == from_.peer.port and \
-        not (same_ip(&contact, &from_.peer) and contact.port == from_.peer.port)
-
-
 # --- what it makes of the bindings
 
 cdef bint same_call(const Binding* b, const ParsedMessage* m) noexcept nogil:
+    """By the octets that are kept of a Call-ID."""
     cdef uint32_t length
     cdef const uint8_t* text = binding_text(b, TEXT_CALL_ID, &length)
-    return length == m.call_id.length and memcmp(text, m.data + m.call_id.at, length) == 0
+    return length == min(m.call_id.length, MAX_CALL_ID) and memcmp(text, m.data + m.call_id.at, length) == 0
+
+
+cdef bint is_repeated(Proxy* p, const ParsedMessage* m, const Register* r) noexcept nogil:
+    """The same REGISTER made a binding already, by the same flow: its answer got lost."""
+    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
+    cdef const Binding* b
+    while index:
+        b = &p.bindings.slab[index]
+        if b.cseq == m.cseq and same_call(b, m) and same_flow(&b.flow, &r.flow):
+            return True
+        index = next_binding(&p.bindings, index)
+    return False
 
 
 cdef bint same_instance(const Binding* b, const ParsedMessage* m, const Wanted* wanted) noexcept nogil:
@@ -694,7 +205,7 @@ cdef uint32_t find_wanted(Proxy* p, const ParsedMessage* m, const Register* r, c
     cdef const Binding* b
     while index:
         b = &p.bindings.slab[index]
-        if wanted.reg_id and wanted.instance.length and r.outbound:
+        if is_flow(r, wanted):
             if b.reg_id == wanted.reg_id and same_instance(b, m, wanted):
                 return index
         elif b.contact == wanted.key and b.reg_id == 0:
@@ -703,22 +214,12 @@ cdef uint32_t find_wanted(Proxy* p, const ParsedMessage* m, const Register* r, c
     return 0
 
 
-cdef int check_order(Proxy* p, const ParsedMessage* m, const Register* r, uint32_t index) noexcept nogil:
+cdef int check_order(const Proxy* p, const ParsedMessage* m, const Register* r, uint32_t index) noexcept nogil:
     """Step 7: a REGISTER of the same call must have a higher CSeq. 0: go on; 1: it is the same again; -1: too late."""
     cdef const Binding* b = &p.bindings.slab[index]
-    if b.flags & GONE:
-        return 0 if not same_call(b, m) or m.cseq > b.cseq else -1
-    if not same_call(b, m):
+    if not same_call(b, m) or m.cseq > b.cseq:
         return 0
-    return 0 if m.cseq > b.cseq else (1 if m.cseq == b.cseq else -1)
-
-
-cdef uint32_t live_bindings(const Proxy* p, const Register* r) noexcept nogil:
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), count = 0
-    while index:
-        count += not p.bindings.slab[index].flags & GONE
-        index = next_binding(&p.bindings, index)
-    return count
+    return 1 if m.cseq == b.cseq and not b.flags & (GONE | DEAD_FLOW) and same_flow(&b.flow, &r.flow) else -1
 
 
 cdef void store(Proxy* p, const ParsedMessage* m, const Register* r, const Wanted* wanted, uint32_t index) noexcept nogil:
@@ -743,17 +244,17 @@ cdef void store(Proxy* p, const ParsedMessage* m, const Register* r, const Wante
         if index == 0:
             p.counters[BOUND_BINDINGS] += 1
             return
-    elif not rewrite_binding(&p.bindings, index, parts, lengths, wanted.key, &r.flow):
+    elif not rewrite_binding(&p.bindings, index, parts, lengths, wanted.key, agent, &r.flow):
         return
     b = &p.bindings.slab[index]
     if b.flags & GONE:
         p.bindings.gone -= 1
         is_new = True
-    b.flags = 0
-    if wanted.reg_id and r.outbound:
+    b.flags = CHANGED
+    if is_flow(r, wanted):
         b.flags |= OUTBOUND_BINDING
         b.reg_id = wanted.reg_id
-    if goes_by_contact(m, &r.flow, wanted, r.path_length != 0):
+    if goes_by_contact(p, m, &r.flow, wanted, r.path_length != 0):
         b.flags |= BY_CONTACT
     b.q = wanted.q
     b.cseq = m.cseq
@@ -771,15 +272,14 @@ cdef void end_binding(Proxy* p, uint32_t index, int why) noexcept nogil:
     """One binding ends. The lock is held. Servers that have it are told: until then it is kept, and used no more."""
     cdef Binding* b = &p.bindings.slab[index]
     note_end(&p.bindings, index, why, p.now)
-    if p.view.agents.mirror == MIRROR_OFF or why == END_EXPIRED:
+    if p.view.agents.mirror == MIRROR_OFF:
         remove_binding(&p.bindings, index)
         return
-    if not b.flags & GONE:
-        p.bindings.gone += 1
-    b.flags |= GONE
+    p.bindings.gone += 1
+    b.flags |= GONE | CHANGED
     b.version += 1
     memset(b.in_step, 0, sizeof(b.in_step))
-    expire_at(&p.bindings, index, min(b.expires_at, p.now + 32000000))
+    expire_at(&p.bindings, index, min(b.expires_at, p.now + GONE_LIMIT))
 
 
 cdef void unregister(Proxy* p, const ParsedMessage* m, uint32_t index) noexcept nogil:
@@ -789,7 +289,7 @@ cdef void unregister(Proxy* p, const ParsedMessage* m, uint32_t index) noexcept 
         end_binding(p, index, END_UNREGISTERED)
 
 
-cdef bint remove_all(Proxy* p, const ParsedMessage* m, Register* r) noexcept nogil:
+cdef bint remove_all(Proxy* p, const ParsedMessage* m, const Register* r) noexcept nogil:
     """Contact: * (step 6); False: one of the bindings is from a later REGISTER of the same call."""
     cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), next
     while index:
@@ -804,15 +304,10 @@ cdef bint remove_all(Proxy* p, const ParsedMessage* m, Register* r) noexcept nog
     return True
 
 
-cdef bint refuse(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, int status, const char* reason,
-                 const char* extra) noexcept nogil:
-    respond(p, m, from_, server, status, reason, extra)
-    return False
-
-
 cdef bint check_times(Proxy* p, const ParsedMessage* m, const Flow* from_, Register* r, uint32_t server) noexcept nogil:
     """How long each contact is kept (step 7); False: one is too short, and 423 was answered."""
     cdef int64_t all_ = header_expires(m, r)
+    cdef uint32_t least = min(p.view.agents.min_expires, HOUR)
     cdef uint8_t out[64]
     cdef uint32_t at
     cdef int i
@@ -821,10 +316,9 @@ cdef bint check_times(Proxy* p, const ParsedMessage* m, const Flow* from_, Regis
         wanted = &r.wanted[i]
         if wanted.expires < 0:
             wanted.expires = all_ if all_ >= 0 else p.view.agents.default_expires
-        # No interval of an hour or more may be called too brief.
-        if 0 < wanted.expires < min(<int64_t>p.view.agents.min_expires, 3600):
+        if 0 < wanted.expires < least:
             at = put(out, 0, b"Min-Expires: ", 13)
-            at += write_number(p.view.agents.min_expires, <char*>out + at)
+            at += write_number(least, <char*>out + at)
             put(out, at, b"\r\n\0", 3)
             return refuse(p, m, from_, server, 423, b"Interval Too Brief", <const char*>out)
         wanted.expires = min(wanted.expires, p.view.agents.max_expires)
@@ -833,50 +327,97 @@ cdef bint check_times(Proxy* p, const ParsedMessage* m, const Flow* from_, Regis
     return True
 
 
-cdef bint check_room(Proxy* p, const ParsedMessage* m, const Flow* from_, const Register* r, uint32_t server,
-                     uint32_t more) noexcept nogil:
+cdef struct Change:          # what a REGISTER would make of the number of bindings
+    uint32_t total           # of the address of record, those of flows that are dead included
+    uint32_t living
+    uint32_t made            # places in the table
+    int more                 # living ones, less those that it removes
+
+
+cdef void count_bindings(const Proxy* p, const Register* r, Change* change) noexcept nogil:
+    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
+    memset(change, 0, sizeof(Change))
+    while index:
+        change.total += not p.bindings.slab[index].flags & GONE
+        change.living += not p.bindings.slab[index].flags & (GONE | DEAD_FLOW)
+        index = next_binding(&p.bindings, index)
+
+
+cdef bint check_room(Proxy* p, const ParsedMessage* m, const Flow* from_, const Change* change,
+                     uint32_t server) noexcept nogil:
     cdef uint8_t reason[64]
     cdef uint32_t at
-    if more and live_bindings(p, r) + more > p.view.agents.max_contacts:
+    if change.more > 0 and change.living + change.more > p.view.agents.max_contacts:
         at = put(reason, 0, b"Too Many Contacts, At Most ", 27)
         at += write_number(p.view.agents.max_contacts, <char*>reason + at)
         reason[at] = 0
         return refuse(p, m, from_, server, 403, <const char*>reason, NULL)
-    if p.bindings.used + more > min(p.bindings.capacity, p.view.agents.max_bindings):
+    if change.made and p.bindings.used + change.made > min(p.bindings.capacity, p.view.agents.max_bindings):
         p.counters[BOUND_BINDINGS] += 1
         come_back(p, m, from_, server, 30, 60)
         return False
     return True
 
 
+cdef void drop_dead(Proxy* p, const Register* r) noexcept nogil:
+    """Contacts whose flows are dead make room for others: nothing reaches them any more. The lock is held."""
+    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), next
+    while index:
+        next = next_binding(&p.bindings, index)
+        if p.bindings.slab[index].flags & DEAD_FLOW and not p.bindings.slab[index].flags & GONE:
+            end_binding(p, index, END_REPLACED)
+        index = next
+
+
+cdef void apply(Proxy* p, const ParsedMessage* m, const Register* r) noexcept nogil:
+    """The lock is held. Contacts given twice are one: the later one counts, so each is looked for anew."""
+    cdef uint32_t index
+    cdef int i
+    for i in range(r.count):
+        index = find_wanted(p, m, r, &r.wanted[i])
+        if r.wanted[i].expires:
+            store(p, m, r, &r.wanted[i], index)
+        elif index:
+            unregister(p, m, index)
+
+
+cdef int plan_changes(Proxy* p, const ParsedMessage* m, const Register* r, Change* change) noexcept nogil:
+    """What the contacts would change. 0: go on; 1: it is the same REGISTER again; -1: it comes too late (step 7)."""
+    cdef uint32_t index
+    cdef bint wants, lives
+    cdef int i, order, again = 0
+    count_bindings(p, r, change)
+    for i in range(r.count):
+        index = find_wanted(p, m, r, &r.wanted[i])
+        if index:
+            order = check_order(p, m, r, index)
+            if order < 0:
+                return -1
+            again |= order
+        wants = r.wanted[i].expires != 0
+        lives = index != 0 and not p.bindings.slab[index].flags & (GONE | DEAD_FLOW)
+        change.more += wants - lives
+        change.made += index == 0 and wants
+    return again
+
+
 cdef bint commit(Proxy* p, const ParsedMessage* m, const Flow* from_, Register* r, uint32_t server) noexcept nogil:
     """Change the bindings, all or none (section 10.3); False: nothing was changed, and the REGISTER was answered."""
-    cdef uint32_t indexes[MAX_WANTED]
-    cdef uint32_t more = 0
-    cdef int i, order, again = 0
+    cdef Change change
     cdef bint sound = True
-    for i in range(r.count):
-        indexes[i] = find_wanted(p, m, r, &r.wanted[i])
-        if indexes[i]:
-            order = check_order(p, m, r, indexes[i])
-            if order < 0:
-                return refuse(p, m, from_, server, 500, b"CSeq Out Of Order", NULL)
-            again += order
-        elif r.wanted[i].expires:
-            more += 1
-    if again or r.replayed:
+    cdef int order = plan_changes(p, m, r, &change)
+    if order < 0:
+        return refuse(p, m, from_, server, 500, b"CSeq Out Of Order", NULL)
+    if order or r.replayed:
         return True  # the same REGISTER once more: it is answered, and nothing changes
-    if not check_room(p, m, from_, r, server, more):
+    if not check_room(p, m, from_, &change, server):
         return False
     bindings_lock(&p.bindings)
+    if change.total + change.made > p.view.agents.max_contacts:
+        drop_dead(p, r)
     if r.star:
         sound = remove_all(p, m, r)
-    for i in range(r.count):
-        if r.wanted[i].expires:
-            # A contact given twice is one binding: the later one counts.
-            store(p, m, r, &r.wanted[i], indexes[i] if indexes[i] else find_wanted(p, m, r, &r.wanted[i]))
-        elif indexes[i]:
-            unregister(p, m, indexes[i])
+    apply(p, m, r)
     bindings_unlock(&p.bindings)
     return sound or refuse(p, m, from_, server, 500, b"CSeq Out Of Order", NULL)
 
@@ -942,7 +483,7 @@ cdef uint32_t put_bindings(Proxy* p, const Register* r, uint8_t* out) noexcept n
     cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), at = 0
     cdef bint outbound = False
     while index and at < REPLY_ROOM - 2048:
-        if not p.bindings.slab[index].flags & GONE:
+        if not p.bindings.slab[index].flags & (GONE | DEAD_FLOW):
             at = put_contact(p, &p.bindings.slab[index], out, at)
             outbound = outbound or (p.bindings.slab[index].flags & OUTBOUND_BINDING and r.outbound)
         index = next_binding(&p.bindings, index)
@@ -976,12 +517,30 @@ cdef void receive_register(Proxy* p, const ParsedMessage* m, const Flow* from_, 
     register_agent(p, m, from_, 0, False, peer, key)
 
 
+cdef bint understand(Proxy* p, const ParsedMessage* m, const Flow* from_, Register* r, uint32_t server) noexcept nogil:
+    """What it wants; False: it says that badly, or we may not do it, and was told so."""
+    cdef int i
+    r.outbound = has_tag(m, r, FIELD_SUPPORTED, b"outbound", 8)
+    for i in range(m.count):
+        if r.field[i] == FIELD_USER_AGENT:
+            r.user_agent = header_value(m, i)
+    if not read_contacts(m, r):
+        return refuse(p, m, from_, server, 400, b"Bad Contact", NULL)
+    if not read_path(m, r):
+        return refuse(p, m, from_, server, 400, b"Bad Path", NULL)
+    if r.path_length and r.count and is_flow(r, &r.wanted[0]) and not first_hop_is_outbound(r):
+        return refuse(p, m, from_, server, 439, b"First Hop Lacks Outbound Support", NULL)
+    return check_times(p, m, from_, r, server)
+
+
 cdef void register_agent(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, bint asked, int peer,
                          const uint64_t* key) noexcept nogil:
     """The steps of section 10.3, in their order; *server* is the transaction of one that was parked."""
     cdef Register r
-    cdef uint8_t unsupported[1100]
-    cdef int i
+    cdef uint8_t unsupported[UNSUPPORTED_MOST]
+    cdef uint64_t account = 0
+    cdef Span user = span_of(0, 0)
+    cdef Verdict verdict
     # Of this large value only what is read before it is written is cleared.
     r.count = 0
     r.star = r.replayed = False
@@ -996,22 +555,17 @@ cdef void register_agent(Proxy* p, const ParsedMessage* m, const Flow* from_, ui
         refuse(p, m, from_, server, 404, b"Not A User Here", NULL)
         return
     r.hash = aor_hash(r.aor, r.aor_length)
-    if not authenticate(p, m, from_, &r, server, asked, peer, key):
+    verdict = authenticate(p, m, from_, &r, server, asked, &account, &user)
+    if verdict == ASK_FIRST:
+        ask_credentials(p, m, from_, server, account, user, peer, key)
+    r.replayed = verdict == REPLAYED
+    if r.replayed and not is_repeated(p, m, &r):
+        p.counters[REPLAYS] += 1
+        challenge(p, m, from_, server, find_account(&p.accounts, account), True)
         return
-    r.outbound = has_tag(m, &r, FIELD_SUPPORTED, b"outbound", 8)
-    for i in range(m.count):
-        if r.field[i] == FIELD_USER_AGENT:
-            r.user_agent = header_value(m, i)
-    if not read_contacts(m, &r):
-        refuse(p, m, from_, server, 400, b"Bad Contact", NULL)
+    if verdict == ANSWERED or verdict == ASK_FIRST:
         return
-    if not read_path(m, &r):
-        refuse(p, m, from_, server, 400, b"Bad Path", NULL)
-        return
-    if r.path_length and r.outbound and r.count and r.wanted[0].reg_id and not first_hop_is_outbound(&r):
-        refuse(p, m, from_, server, 439, b"First Hop Lacks Outbound Support", NULL)
-        return
-    if not check_times(p, m, from_, &r, server):
+    if not understand(p, m, from_, &r, server):
         return
     if p.view.agents.mirror != MIRROR_OFF and (r.count or r.star) and server == 0 and not r.replayed:
         server = create_server(p, m, from_, peer, key, 0)
@@ -1032,7 +586,8 @@ cdef bint mirror_all(Proxy* p, const Register* r, uint32_t server) noexcept nogi
         return False
     while index:
         next = next_binding(&p.bindings, index)
-        if p.bindings.slab[index].refreshed_at == p.now or p.bindings.slab[index].flags & GONE:
+        if p.bindings.slab[index].flags & CHANGED:
+            p.bindings.slab[index].flags &= <uint16_t>~<uint16_t>CHANGED
             asked += mirror_binding(p, index, server)
         index = next
     if asked == 0:
@@ -1074,3 +629,4 @@ cdef void flow_lost(Proxy* p, uint32_t stream) noexcept nogil:
             p.counters[FLOWS_LOST] += 1
             note_end(&p.bindings, index, END_FLOW_LOST, p.now)
         index = next_of_flow(&p.bindings, index)
+

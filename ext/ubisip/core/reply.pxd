@@ -17,6 +17,8 @@ cdef void answer_transaction(Proxy* p, uint32_t server, int status, const char* 
                              const char* extra) noexcept nogil
 cdef void answer_kept(Proxy* p, uint32_t server, const ParsedMessage* m, int status, const char* reason,
                       const char* extra) noexcept nogil
+cdef void respond(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, int status, const char* reason,
+                  const char* extra) noexcept nogil
 cdef void answer_later(Proxy* p, uint32_t server, int status) noexcept nogil
 cdef bint send_response(Proxy* p, uint32_t server, uint8_t* data, uint32_t size, int status) noexcept nogil
 cdef bint is_own_tag(const Proxy* p, const ParsedMessage* m) noexcept nogil

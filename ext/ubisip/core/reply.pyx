@@ -233,3 +233,12 @@ cdef void answer_transaction(Proxy* p, uint32_t server, int status, const char* 
     cdef Transaction* t = &p.transactions.slab[server]
     if t.request != NULL and parse_message(&p.stored, t.request.data, t.request.size):
         answer_kept(p, server, &p.stored, status, reason, extra)
+
+
+cdef void respond(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, int status, const char* reason,
+                  const char* extra) noexcept nogil:
+    """Answer through the server transaction if there is one."""
+    if server:
+        answer_kept(p, server, m, status, reason, extra)
+    else:
+        answer(p, m, from_, status, reason, extra)

@@ -5,8 +5,9 @@ from libc.string cimport memcpy
 
 from ubisip.core.address cimport Address, Flow, parse_ip
 from ubisip.core.agents cimport (
-    AGENT_AWAY, AGENT_BOUND, PEER_AGENT, AgentTarget, agent_at, agent_hop, find_target, is_agent_id, ring,
+    AGENT_AWAY, AGENT_BOUND, PEER_AGENT, AgentTarget, agent_at, agent_hop, cancel_rung, find_target, is_agent_id, ring,
 )
+from ubisip.core.contacts cimport is_for_registrar
 from ubisip.core.context cimport create_server, is_scarce
 from ubisip.core.events cimport EVENT_ASK, emit
 from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless
@@ -28,11 +29,12 @@ from ubisip.core.proxy cimport (
     STRANGERS_DROPPED, STRANGERS_REFUSED, Proxy,
 )
 from ubisip.core.mirror cimport mirror_late
-from ubisip.core.registrar cimport credentials_late, is_for_registrar, receive_register
+from ubisip.core.registrar cimport credentials_late, receive_register
 from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, retry_after
 from ubisip.core.response cimport conclude
 from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport (
+    TRANSPORT_TLS, TRANSPORT_WSS, Transport,
     SIDE_CARRIER, SIDE_SERVER, Side, find_destination, find_peer, find_source, is_emergency_number, set_hop,
 )
 from ubisip.core.span cimport Span, span_of
@@ -43,7 +45,7 @@ from ubisip.core.transactions cimport (
     CANCELLED, EMERGENCY_CALL, FIXED, MIRRORED, NEW_CALL, OVERDUE, PARKED, TO_AGENT, WANTS_CREDENTIALS, Transaction,
     destroy, find, handle_of, index_of, release, schedule,
 )
-from ubisip.core.uri cimport SCHEME_SIP, SCHEME_TEL
+from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL
 
 cdef enum:
     MAX_VIAS = 100           # Max-Forwards is 70; a longer stack is only there to be walked
@@ -61,6 +63,8 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
     cdef uint64_t agent = 0
     if peer < 0 and not registers:
         agent = agent_at(p, m, from_) if p.bindings.used else 0
+        if agent == 0 and p.view.agents.enabled:
+            agent = agent_in_dialog(p, m)
         if agent == 0:
             refuse_stranger(p, m, from_)
             return
@@ -78,6 +82,17 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
         receive_cancel(p, m, from_, peer)
     else:
         route(p, m, from_, peer, agent, key)
+
+
+cdef uint64_t agent_in_dialog(Proxy* p, const ParsedMessage* m) noexcept nogil:
+    """The agent whose phone sends a request in a dialog that a gateway of ours made, by its token: he may have moved, or
+    his registration be gone with a gateway. 0: it is nobody's."""
+    cdef RoutePlan plan
+    cdef uint64_t party
+    if m.to.tag.length == 0 or preprocess(p, m, &plan) != 0 or plan.token_state != TOKEN_GOOD:
+        return 0
+    party = plan.token.caller if tag_hash(m, m.from_.tag) == plan.token.tag else plan.token.callee
+    return party if is_agent_id(party) else 0
 
 
 cdef void refuse_stranger(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -151,8 +166,8 @@ cdef bint validate(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept
     cdef const char* extra = NULL
     cdef const char* reason = NULL
     cdef int status = 0, vias
-    # sips asks for TLS on every hop (section 26.2.2), which no destination of the core's own sockets gives.
-    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_TEL:
+    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_SIPS and \
+            m.request_uri.scheme != SCHEME_TEL:
         status = 416
         reason = b"Unsupported URI Scheme"
     elif m.max_forwards == 0:
@@ -238,7 +253,11 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, int peer, F
     if plan.has_route:
         if not resolve(p, m.data, &plan.route_uri, hop, slot):
             return 404
-        return 0 if plan.token_state == TOKEN_GOOD or is_member(p, hop, slot[0]) or follow(p) else 403
+        if plan.token_state == TOKEN_GOOD:
+            return 0
+        if peer == PEER_AGENT and is_member(p, hop, slot[0]):
+            return 0 if is_across(p, peer, slot[0]) else 403  # past the servers there is no way out for a phone
+        return 0 if is_member(p, hop, slot[0]) or follow(p) else 403
     if plan.token_state == TOKEN_GOOD:
         return token_hop(p, m, plan, hop, slot)
     if plan.agent:
@@ -247,7 +266,8 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, int peer, F
         return 403  # a foreign maddr is the only target (section 16.5), and no peer of ours is named that way
     if plan.own:
         return NEW
-    if m.to.tag.length and resolve(p, m.data, &plan.request_uri, hop, slot) and is_member(p, hop, slot[0]):
+    if m.to.tag.length and resolve(p, m.data, &plan.request_uri, hop, slot) and is_member(p, hop, slot[0]) and \
+            (peer != PEER_AGENT or is_across(p, peer, slot[0])):
         return 0
     if parse_ip(m.data, plan.request_uri.host, &literal):
         # A literal of no peer of ours: we are no relay for strangers' addresses.
@@ -255,7 +275,22 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, int peer, F
     return NEW
 
 
+cdef int secured(const Proxy* p, const ParsedMessage* m, const Flow* hop, int status) noexcept nogil:
+    """A sips Request-URI asks for TLS on every hop (section 26.2.2): 416 where the next is in the clear, or is still to
+    be chosen among some that are; else *status*."""
+    cdef Transport transport
+    if m.request_uri.scheme != SCHEME_SIPS or (status != 0 and status != NEW):
+        return status
+    if status == 0 and hop.stream:
+        transport = p.view.listeners[hop.listener].transport
+        if transport == TRANSPORT_TLS or transport == TRANSPORT_WSS:
+            return 0
+    return 416
+
+
 cdef const char* hop_reason(int status) noexcept nogil:
+    if status == 416:
+        return b"Unsupported URI Scheme"
     if status == 403:
         return b"Relaying Denied"
     if status == 404:
@@ -285,7 +320,7 @@ cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, u
     if m.size > LARGEST_REQUEST or m.count > MOST_LINES:
         answer(p, m, from_, 513, b"Message Too Large", NULL)
         return
-    status = next_hop(p, m, &plan, peer, &hop, &slot)
+    status = secured(p, m, &hop, next_hop(p, m, &plan, peer, &hop, &slot))
     if status == NEW:
         target = find_target(p, m, &plan, peer)
         if m.method == METHOD_OPTIONS and (plan.own or p.view.agents.enabled) and not plan.request_uri.has_user:
@@ -508,7 +543,7 @@ cdef void forward_ack(Proxy* p, const ParsedMessage* m, const Flow* from_, int p
         p.counters[BAD_TOKENS] += 1
     if status:
         return
-    status = next_hop(p, m, &plan, peer, &hop, &slot)
+    status = secured(p, m, &hop, next_hop(p, m, &plan, peer, &hop, &slot))
     if status == 0:
         forward_stateless(p, m, from_, &plan, &hop, slot, 0)
     elif status == NEW:
@@ -562,13 +597,16 @@ cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, 
         return
     status = preprocess(p, m, &plan)
     if status == 0:
-        status = next_hop(p, m, &plan, peer, &hop, &slot)
+        status = secured(p, m, &hop, next_hop(p, m, &plan, peer, &hop, &slot))
     if (status != 0 and status != NEW) or is_scarce(p):
         answer(p, m, from_, 481, b"Call/Transaction Does Not Exist", NULL)
         return
     answer(p, m, from_, 200, b"OK", NULL)
     if status == 0:
-        cancel_restarted(p, m, from_, &hop, slot, 0)
+        cancel_restarted(p, m, from_, &hop, slot, 0, &plan)
+        return
+    if find_target(p, m, &plan, peer) == AGENT_BOUND:
+        cancel_rung(p, m, from_)
         return
     # A server that never had it answers 481, which concerns nobody.
     for number in range(LIKELY):
@@ -576,7 +614,7 @@ cdef void cancel_elsewhere(Proxy* p, const ParsedMessage* m, const Flow* from_, 
         if slot < 0:
             return
         set_hop(p.view, slot, &hop)
-        cancel_restarted(p, m, from_, &hop, slot, <uint8_t>number)
+        cancel_restarted(p, m, from_, &hop, slot, <uint8_t>number, &plan)
 
 
 # --- timers of server transactions

@@ -12,8 +12,8 @@ from ubisip.core.events cimport (
     emit,
 )
 from ubisip.core.forward cimport (
-    KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, has_candidate, leave_setup, record_call,
-    send_ack, send_cancel,
+    KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, fall_back, has_candidate, leave_setup,
+    record_call, send_ack, send_cancel,
 )
 from ubisip.core.headers cimport Via, parse_via, via_response_address
 from ubisip.core.identity cimport branch_key, call_hash, is_rfc3261_branch
@@ -23,17 +23,17 @@ from ubisip.core.machines cimport (
     Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, ParsedMessage,
-    header_value, next_header, parse_message,
+    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, METHOD_REGISTER,
+    ParsedMessage, header_value, next_header, parse_message,
 )
 from ubisip.core.mirror cimport mirror_answered, server_emptied
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
-    BOUND_CALLS, DATAGRAM, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT,
+    BOUND_CALLS, DATAGRAM, FLOW_FAILED, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT,
     STATELESS_RESPONSES, STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
 )
 from ubisip.core.reply cimport add_content_length, answer_later, answer_transaction, send_response
-from ubisip.core.snapshot cimport default_port, find_peer, is_own
+from ubisip.core.snapshot cimport SIDE_SERVER, default_port, find_peer, is_own
 from ubisip.core.span cimport Cursor, cursor, span_of, take_number
 from ubisip.core.targets cimport call_answered, call_ended
 from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
@@ -113,7 +113,7 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, bint 
 
 
 cdef bint leave_from(const Proxy* p, const Branch* branch, const Via* upstream, Flow* to) noexcept nogil:
-    """Without its transaction a response leaves from the listener that the request came to; False: there is none now."""
+    """Without its transaction a response leaves from the listener that the request came to; False: it is gone."""
     if branch.listener >= p.view.listener_count:
         return False
     to.listener = branch.listener
@@ -185,7 +185,9 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
         p.counters[STRAY_RESPONSES] += 1
         return
     client = find(&p.transactions, key)
-    if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)):
+    if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)) and \
+            (client or not p.view.agents.enabled):
+        # Phones may answer a gateway that was restarted and knows them no more: then the branch must verify.
         p.counters[STRANGER_RESPONSES] += 1
         return
     if client and p.transactions.slab[client].flags & (PROBE | MIRRORED) and \
@@ -400,6 +402,12 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
         # Not passed on: it would only come too late (RFC 4320 section 4.2).
         attempt_failed(p, server, 408, t.slot, False)
         return
+    if m.status == 430 and t.agent:
+        # It speaks of one flow: the agent's other one is tried, and nobody hears of it (RFC 5626 section 7).
+        flow_failed(p, t)
+        if not other_flow(p, server, t.agent, t.reg_id):
+            attempt_failed(p, server, 430, t.slot, False)
+        return
     if is_challenge(m.status) and is_challenge(s.best_status) and s.best != NULL:
         gather_challenges(p, s, m)
     elif rank(m.status) < rank(s.best_status):
@@ -410,10 +418,6 @@ cdef void final(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogi
             s.best_status = m.status
     if m.status >= 600:
         cancel_others(p, server, client)
-    if m.status == 430 and t.agent:
-        flow_failed(p, t)
-        if other_flow(p, server, t.agent, t.reg_id):
-            return
     attempt_failed(p, server, m.status, t.slot, p.view.failover_on[m.status] != 0)
 
 
@@ -452,7 +456,7 @@ cdef int rank(int status) noexcept nogil:
     if status == 503:
         return 599  # of no use upstream: it speaks of one server, not of us
     if status >= 400 and status < 500:
-        return 401 + (status == 408)
+        return 403 if status == 430 else 401 + (status == 408)
     return status // 100 * 100
 
 
@@ -492,12 +496,20 @@ cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint r
     conclude(p, server)
 
 
+cdef bint is_servers(const Proxy* p, const Transaction* s) noexcept nogil:
+    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 section 11.5)."""
+    return s.slot >= 0 and p.view.destinations[s.slot].side == SIDE_SERVER
+
+
 cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
     """Step 6: the best response goes upstream; without any, 408 to an INVITE and silence to others (RFC 4320)."""
     cdef Transaction* s = &p.transactions.slab[server]
     cdef int status = s.best_status
     cdef uint8_t* out
     cdef uint32_t size
+    if s.flags & OVERDUE and s.method == METHOD_REGISTER:
+        destroy(&p.transactions, server)  # the phone asks again, and is answered by what was made of it
+        return
     if s.flags & NEW_CALL and p.view.record and not s.flags & OVERDUE and status >= 300:
         record_call(p, EVENT_FAILED, -1, status, s)
     if s.best != NULL:
@@ -512,8 +524,11 @@ cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
         answer_transaction(p, server, 487, b"Request Terminated", NULL)
     elif status == 480:
         answer_transaction(p, server, 480, b"No Destination", NULL)
-    elif status == 430:
+    elif status == 430 and is_servers(p, s):
+        p.counters[FLOW_FAILED] += 1
         answer_transaction(p, server, 430, b"Flow Failed", NULL)
+    elif status == 430:
+        answer_transaction(p, server, 480, b"Temporarily Unavailable", NULL)
     elif status == 503 or status == 500:
         answer_transaction(p, server, 500, b"No Destination Reached", NULL)
     elif s.machine == SERVER_INVITE:
@@ -569,8 +584,7 @@ cdef void silent(Proxy* p, uint32_t client) noexcept nogil:
         return
     p.counters[SILENT] += 1
     if t.agent:
-        if t.server:
-            other_flow(p, t.server, t.agent, t.reg_id)
+        silent_flow(p, client)
         return
     emit(&p.events, EVENT_SILENT, p.now, slot, 0, 0, 0, NULL, 0)
     if t.server == 0 or not has_candidate(p, t.server):
@@ -581,6 +595,24 @@ cdef void silent(Proxy* p, uint32_t client) noexcept nogil:
     if attempt_again(p, t.server, &why):
         if slot >= 0:
             p.targets.load[slot].failovers += 1
+    else:
+        t.flags &= <uint16_t>~<uint16_t>(ABANDONED | WANT_CANCEL)
+
+
+cdef void silent_flow(Proxy* p, uint32_t client) noexcept nogil:
+    """A phone does not answer: by its other flow, else the server hears at once that this one failed, and a caller is
+    left to wait. In a dialog there is no other way, and nobody is told anything yet."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef uint32_t server = t.server
+    cdef uint64_t agent = t.agent
+    cdef uint32_t reg_id = t.reg_id
+    if server == 0 or not p.transactions.slab[server].flags & NEW_CALL:
+        return
+    t.flags |= ABANDONED | WANT_CANCEL
+    if other_flow(p, server, agent, reg_id):
+        return
+    if is_servers(p, &p.transactions.slab[server]):
+        attempt_failed(p, server, 430, -1, False)
     else:
         t.flags &= <uint16_t>~<uint16_t>(ABANDONED | WANT_CANCEL)
 
@@ -638,7 +670,7 @@ cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexc
         ended(p, client)
     destroy(&p.transactions, client)
     if cell.actions & DO_TELL and server and not abandoned and \
-            not (agent and other_flow(p, server, agent, reg_id)):
+            not (agent and status == 430 and other_flow(p, server, agent, reg_id)):
         attempt_failed(p, server, status, slot, True)
 
 
@@ -664,7 +696,7 @@ cdef void transport_failed(Proxy* p, const uint8_t* data, uint32_t size, const A
     else:
         return
     client = find(&p.transactions, key)
-    if client and same_address(&p.transactions.slab[client].flow.peer, to):
+    if client and same_address(&p.transactions.slab[client].flow.peer, to) and not fall_back(p, client):
         end_client(p, client, TRANSPORT_ERROR, 503)
 
 

@@ -58,6 +58,7 @@ cdef struct Destination:
     uint8_t listener
     Transport transport
     bint stream              # reached over a connection
+    bint tcp                 # reached by datagrams, but for requests that are too large for them
     Text hostport            # for the Request-URI
     double weight            # ramp included
     bint usable
@@ -141,6 +142,7 @@ cdef class Snapshot:
     cdef set_sources(self, config, slots)
 
 cdef int find_source(const PlatformView* view, const Address* address, bint any_port) noexcept nogil
+cdef bint is_peers(const PlatformView* view, const Address* address) noexcept nogil
 cdef int find_peer(const PlatformView* view, const Flow* flow) noexcept nogil
 cdef void set_hop(const PlatformView* view, int slot, Flow* hop) noexcept nogil
 cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil

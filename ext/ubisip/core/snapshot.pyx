@@ -106,6 +106,11 @@ cdef int find_peer(const PlatformView* view, const Flow* flow) noexcept nogil:
     return find_source(view, &flow.peer, flow.stream != 0)
 
 
+cdef bint is_peers(const PlatformView* view, const Address* address) noexcept nogil:
+    """A destination's address, or one that a peer may send from, whatever its port."""
+    return find_destination_address(view, address) >= 0 or find_source(view, address, True) >= 0
+
+
 cdef void set_hop(const PlatformView* view, int slot, Flow* hop) noexcept nogil:
     """The way to a destination."""
     hop.peer = view.destinations[slot].address
@@ -424,6 +429,7 @@ cdef class Snapshot:
         destination.t1 = microseconds(t1 if peer.kind is Kind.SERVER else 0.5)
         destination.transport = TRANSPORTS[peer.endpoint.transport]
         destination.stream = destination.transport != TRANSPORT_UDP
+        destination.tcp = peer.tcp
         destination.listener = <uint8_t>max(0, listener_for(self.view, &destination.address, 0, destination.transport))
         for i, endpoint in enumerate(gateway.listen):
             if peer.listener and str(endpoint) == peer.listener:

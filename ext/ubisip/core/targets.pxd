@@ -24,6 +24,7 @@ cdef struct Load:
     uint64_t failovers       # times the next one was tried after it
     uint64_t successes       # attempts that brought any response but 503: evidence of life
     int64_t rest_until       # 503 with Retry-After
+    int64_t held_until       # it came back and is being told of its agents: others go before
     RateLimit rate           # max_cps
     RateLimit source         # new calls it sends us
     double turn              # round-robin
@@ -38,6 +39,7 @@ cdef struct Call:
 cdef struct Targets:
     Load load[DESTINATIONS]
     uint64_t random
+    int64_t held_until       # the latest of them
     Call* calls              # open addressing
     uint32_t call_mask
     uint32_t call_count

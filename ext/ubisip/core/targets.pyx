@@ -98,7 +98,7 @@ cdef double score(Targets* targets, const PlatformView* view, int slot, uint64_t
     return log(fraction(mix(targets.random ^ mix(destination.id)))) / destination.weight
 
 
-cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, uint64_t call,
+cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, bint held, uint64_t call,
                      const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
     cdef int slot, best = NOBODY
     cdef double value, best_value = 0, total = 0
@@ -110,7 +110,7 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
             continue
         if destination.switch != SWITCH_READY or destination.weight <= 0 or is_tried(tried, slot):
             continue
-        if not panic and not destination.usable:
+        if not panic and not destination.usable or (not held and targets.load[slot].held_until > now):
             continue
         if not unlimited and (targets.load[slot].rest_until > now
                               or not has_room(&targets.load[slot], destination, now)):
@@ -126,6 +126,17 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
     return ALL_FULL if best == NOBODY and full else best
 
 
+cdef int choose_side(Targets* targets, const PlatformView* view, int side, bint panic, bint held, uint64_t call,
+                     const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
+    """Own site first; *held* looks away from held_until."""
+    cdef int near, far
+    near = choose_tier(targets, view, side, False, panic, held, call, tried, unlimited, now)
+    if near >= 0:
+        return near
+    far = choose_tier(targets, view, side, True, panic, held, call, tried, unlimited, now)
+    return far if far >= 0 or far == ALL_FULL else near
+
+
 cdef int choose(Targets* targets, const PlatformView* view, int side, uint64_t call, const uint64_t* tried,
                 bint unlimited, int64_t now) noexcept nogil:
     """The destination to try next: switch, health, capacity, own site first, weight, policy (DESIGN section 6).
@@ -133,13 +144,13 @@ cdef int choose(Targets* targets, const PlatformView* view, int side, uint64_t c
     *tried* is a bit per slot, *unlimited* looks away from max_calls and max_cps. Gives a slot, NOBODY or ALL_FULL.
     """
     cdef bint panic = looks_down(view, side)
-    cdef int near, far
+    cdef int slot
     targets.random = mix(targets.random + <uint64_t>0x9E3779B97F4A7C15)
-    near = choose_tier(targets, view, side, False, panic, call, tried, unlimited, now)
-    if near >= 0:
-        return near
-    far = choose_tier(targets, view, side, True, panic, call, tried, unlimited, now)
-    return far if far >= 0 or far == ALL_FULL else near
+    if targets.held_until > now:
+        slot = choose_side(targets, view, side, panic, False, call, tried, unlimited, now)
+        if slot >= 0:
+            return slot
+    return choose_side(targets, view, side, panic, True, call, tried, unlimited, now)
 
 
 cdef bint may_take(Targets* targets, const PlatformView* view, int slot) noexcept nogil:

@@ -12,9 +12,9 @@ import os
 import threading
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
-from ubisip.core.bindings cimport read_bindings, restore_bindings
+from ubisip.core.bindings cimport read_bindings
 from ubisip.core.engine cimport (
-    close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe,
+    close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe, engine_restore,
     engine_receive, engine_stream_closed, engine_swap, engine_transport_error, open_proxy, proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
@@ -308,7 +308,7 @@ cdef class Worker:
     def restore(self, rows):
         if self.thread is not None:
             raise RuntimeError("bindings are put back before the worker starts")
-        return restore_bindings(&self.proxy.bindings, rows, clock())
+        return engine_restore(self.proxy, rows, clock())
 
     def successes(self):
         cdef int slot
