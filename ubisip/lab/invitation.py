@@ -57,15 +57,17 @@ class Invitation:
         self._heard: asyncio.Future[None] = loop.create_future()
         self._outcome: asyncio.Future[Dialog | int] = loop.create_future()
 
-    async def run(self, hops: Sequence[Address], patience: float) -> Dialog | int:
+    async def run(self, hops: Sequence[Address], patience: float, last: float | None = None) -> Dialog | int:
         """Try *hops* in turn, hang up when nobody answers within *patience* seconds.
 
+        The last of *hops* may be without any response for *last* seconds, until timer B when there is nobody else.
         Returns the dialog of the answered call, or the status of the failure (NO_ANSWER: there was none).
         """
         outcome: Dialog | int = NO_ANSWER
         try:
             for hop in hops:
-                outcome = await self._try(hop, patience, last=hop == hops[-1])
+                silent = (last or self._ua.timers.timeout) if hop == hops[-1] else self._ua.patience
+                outcome = await self._try(hop, patience, silent)
                 if self.given_up or (self._heard.done() and outcome not in ELSEWHERE):
                     break
         finally:
@@ -81,17 +83,16 @@ class Invitation:
         if self._active:
             self._cancel(self._active)
 
-    async def _try(self, hop: Address, patience: float, last: bool) -> Dialog | int:
-        """One next hop; the last one has until timer B to answer."""
-        timeout = self._ua.timers.timeout
+    async def _try(self, hop: Address, patience: float, silent: float) -> Dialog | int:
+        """One next hop, for *silent* seconds without any response."""
         self._attempt(hop)
-        if not await within(timeout if last else self._ua.patience, self._heard):
+        if not await within(silent, self._heard):
             self._hops.silent(hop, asyncio.get_running_loop().time())
             return NO_ANSWER
         self._hops.heard(hop)
         if not await within(patience, self._outcome):
             self.give_up()
-            await within(timeout, self._outcome)
+            await within(self._ua.timers.timeout, self._outcome)
         return self._outcome.result() if self._outcome.done() else NO_ANSWER
 
     def _attempt(self, hop: Address) -> None:
