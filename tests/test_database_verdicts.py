@@ -158,6 +158,8 @@ alone    | now f2 f2                     -  old-primary-returned    rejoin db-pa
 writable | now f2 f2                     -  old-primary-returned    rejoin db-pa2-1
 tail     | now f2 f2                     -  old-primary-returned    rejoin db-pa2-1
 alone+r7 | now f2 f2                     -  old-primary-returned    rejoin db-pa2-1
+joined   | now ok+r7 f2                  -  old-primary-returned    rejoin db-pa5-1
+writable | now ok f2                     -  old-primary-returned    rejoin db-pa2-1 db-pa5-1
 # It has transactions of its own and is quiet: nothing is done to it
 errant+alone | now f2 f2                 -  errant-member           -
 # Another member has been made writable by hand, in the same reign

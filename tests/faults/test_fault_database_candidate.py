@@ -41,7 +41,7 @@ async def test_best_candidate_has_an_errant_transaction(new_world: NewWorld) -> 
         row = await world.until_verdict("errant-member")
         assert row["about"] == [errant.name] and "transactions of its own: 0-2-" in row["why"][0]
         world.databases.primary.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         row = await world.until_verdict("errant-member", "replica-down")
     primary = await world.primary()
     assert primary.site == "PA5"
@@ -58,7 +58,7 @@ async def test_best_candidate_lags_a_minute(new_world: NewWorld) -> None:
     async with world.writing() as writers:
         await asyncio.sleep(2.0)
         world.databases.primary.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
     primary = await world.primary()
     assert primary.site == "PA5"
     await late.sql("STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY=0", "START SLAVE")
@@ -75,7 +75,7 @@ async def test_every_candidate_lags_and_the_one_is_waited_for(new_world: NewWorl
         await asyncio.sleep(2.0)
         world.databases.primary.kill()
         moment = time.monotonic()
-        first = await writers.until_written(moment, 60.0)
+        first = await writers.until_written(moment, 60.0, world.databases.primary)
         assert first.at - moment > 4.0, "it did not wait"
     await world.check()
 
@@ -117,7 +117,7 @@ async def test_old_primary_returns_with_transactions_of_its_own(new_world: NewWo
     old = world.databases.primary
     async with world.writing() as writers:
         old.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         await world.until_verdict("replica-down")
         config = old.directory / "my.cnf"
         text = config.read_text()
@@ -155,7 +155,7 @@ async def test_old_primary_returns_writable(new_world: NewWorld) -> None:
     old = world.databases.primary
     async with world.writing() as writers:
         old.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         config = old.directory / "my.cnf"
         safe = config.read_text()
         writable = safe.replace("read-only = 1", "read-only = 0")
@@ -177,7 +177,7 @@ async def test_primary_flaps_five_times(new_world: NewWorld) -> None:
     world.supervise(*world.databases.servers)
     async with world.writing() as writers:
         world.databases.primary.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         await world.until_verdict("healthy")
         name = (await world.primary()).name
         for _ in range(FLAPS - 1):

@@ -80,7 +80,6 @@ aria-pagecache-buffer-size = 256K
 performance-schema = 0
 max-connections = 60
 thread-cache-size = 16
-{more}
 """
 
 
@@ -181,7 +180,10 @@ class Server:
 class Databases:
     """The database tier of the platform: the first server is its primary."""
 
-    def __init__(self, directory: Path, template: Path, hosts: Sequence[str], more: str = "") -> None:
+    def __init__(
+        self, directory: Path, template: Path, hosts: Sequence[str], prefixes: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """*prefixes*: what is put before the command of each."""
         self.directory = directory
         self._sockets = Path(tempfile.mkdtemp(prefix="db-"))
         self.servers = [
@@ -189,14 +191,16 @@ class Databases:
             for number, (name, site, host) in enumerate(zip(NAMES, SITES, hosts, strict=True), 1)
         ]
         for one in self.servers:
-            self._prepare(one, template, more)
+            self._prepare(one, template)
+        for one, prefix in zip(self.servers, prefixes, strict=False):
+            one.prefix = prefix
 
-    def _prepare(self, one: Server, template: Path, more: str) -> None:
+    def _prepare(self, one: Server, template: Path) -> None:
         one.directory.mkdir(parents=True)
         data = one.directory / "data"
         shutil.copytree(template, data)
         values = {"data": data, "socket": self._sockets / f"{one.number}", "host": one.host, "port": one.port}
-        text = CONFIG.format(**values, number=one.number, acker=int(one.site != SITES[0]), more=more)
+        text = CONFIG.format(**values, number=one.number, acker=int(one.site != SITES[0]))
         (one.directory / "my.cnf").write_text(text)
 
     def __getitem__(self, name: str) -> Server:

@@ -66,15 +66,18 @@ class World:
         sites: Sequence[str] = (),
         store: str = "sqlite:",
         fence: bool = False,
+        hosts: Sequence[str] = (),
+        prefixes: Sequence[Sequence[str]] = (),
+        proxy: str = "",
     ) -> None:
         self.place = place
         self.directory = place.directory
-        hosts = [f"{place.network}.4.{number}" for number in range(1, 5)]
-        self.databases = Databases(place.directory / "databases", template, hosts)
-        self.proxy = Proxy(place.directory, f"{place.network}.5.1", self.databases)
+        hosts = hosts or [f"{place.network}.4.{number}" for number in range(1, 5)]
+        self.databases = Databases(place.directory / "databases", template, hosts, prefixes)
+        self.proxy = Proxy(place.directory, proxy or f"{place.network}.5.1", self.databases)
         self.ledger = Ledger()
         self.gateways = [place.new_gateway(number) for number in range(1, len(gateways) + 1)]
-        self._watches: list[asyncio.Task[None]] = []
+        self.watches: list[asyncio.Task[None]] = []
         self._configure(more + (self._fence() if fence else ""), gateways, sites, store)
 
     def _configure(self, more: str, gateways: Sequence[str], sites: Sequence[str], store: str) -> None:
@@ -110,17 +113,17 @@ class World:
         mark = self.directory / f"hung-{name}"
         mark.touch() if hangs else mark.unlink(missing_ok=True)
 
-    async def start(self) -> None:
-        """Start all, and wait until the gateways find the tier healthy."""
+    async def start(self, first: int = 0) -> None:
+        """Start all, the gateway *first* so that it leads, and wait until they find the tier healthy."""
         await self.databases.start()
         self.proxy.start()
-        for gateway in self.gateways:
+        for gateway in sorted(self.gateways, key=lambda it: it is not self.gateways[first]):
             await asyncio.to_thread(gateway.start)
-        await self.until_verdict("healthy")
+            await self.until_verdict("healthy", number=self.gateways.index(gateway))
 
     def supervise(self, *servers: Server, delay: float = 0.5) -> None:
         """Start these again *delay* seconds after each of their deaths, as systemd would."""
-        self._watches += [asyncio.create_task(self._supervise(one, delay)) for one in servers]
+        self.watches += [asyncio.create_task(self._supervise(one, delay)) for one in servers]
 
     @staticmethod
     async def _supervise(one: Server, delay: float) -> None:
@@ -194,8 +197,8 @@ class World:
         return "\n".join(gateway.log()[-6000:] for gateway in self.gateways if gateway.child is not None)
 
     async def close(self) -> None:
-        for watch in self._watches:
+        for watch in self.watches:
             watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        await asyncio.gather(*self.watches, return_exceptions=True)
         self.proxy.close()
         self.databases.close()

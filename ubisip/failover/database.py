@@ -61,7 +61,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         SUSPECT_PRIMARY: "the primary fails, but not yet long enough to be called down",
         NO_PRIMARY: "no member is writable",
         TWO_PRIMARIES: "two members are writable and neither is known to be the rightful primary",
-        OLD_PRIMARY_RETURNED: "a former primary is back and follows nobody",
+        OLD_PRIMARY_RETURNED: "a former primary, or a replica of one, is back and does not follow the present one",
         ERRANT_MEMBER: "a member has transactions of its own, or lacks some, and must be rebuilt: it is quarantined",
         LOCKED_SEMI_SYNC: "writes wait for an acknowledgement that no attached replica can give",
         ALL_REPLICAS_STOPPED: "the primary serves, but no replica follows it",
@@ -229,7 +229,7 @@ def _reigned(members: Sequence[MemberView], primary: MemberView) -> Verdict:
     """What is to be told of a tier whose rightful primary serves, the most pressing first."""
     others = [one for one in members if one is not primary]
     speaking = [one for one in others if speaks(one)]
-    strays = [one for one in speaking if not one.facts["source"]]
+    strays = [one for one in speaking if _strays(one, primary, members)]
     errant = {one.target.name: own_transactions(one, [primary]) for one in speaking}
     back = [one for one in strays if _rejoins(one, errant[one.target.name])]
     if back:
@@ -241,6 +241,12 @@ def _reigned(members: Sequence[MemberView], primary: MemberView) -> Verdict:
     return _locked(primary, speaking) or _followers(primary, others, speaking)
 
 
+def _strays(one: MemberView, primary: MemberView, members: Sequence[MemberView]) -> bool:
+    """It follows nobody, or a member that is not the primary."""
+    others = [it for it in members if it is not primary and it is not one]
+    return not one.facts["source"] or (not follows(one, primary) and any(follows(one, it) for it in others))
+
+
 def _rejoins(one: MemberView, errant: str) -> bool:
     """A stray that something can be done about: it must be made read-only, it can follow, or what it has too much is
     not committed yet (waiting for an acknowledgement)."""
@@ -249,8 +255,9 @@ def _rejoins(one: MemberView, errant: str) -> bool:
 
 def _returned(back: Sequence[MemberView], primary: MemberView, why: tuple[str, ...]) -> Verdict:
     told = tuple(
-        f"{one.target.name} is {'read-only' if one.facts['read_only'] else 'writable'}, follows nobody and knows of"
-        f" reign {one.facts['reign']}; {primary.target.name} is primary, reign {primary.facts['reign']}"
+        f"{one.target.name} is {'read-only' if one.facts['read_only'] else 'writable'}, follows"
+        f" {one.facts['source'] or 'nobody'} and knows of reign {one.facts['reign']}; {primary.target.name} is primary,"
+        f" reign {primary.facts['reign']}"
         for one in back
     )
     return _about(OLD_PRIMARY_RETURNED, back, told + why)
