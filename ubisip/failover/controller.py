@@ -358,6 +358,12 @@ class Controller:
         except Fenced as lost:
             log.error("%s: whoever leads next takes the plan up", lost)
             self._audit_plan(journal, "given up", str(lost))
+            self._recovered = 0  # that may be we again
+            return None
+        except Exception:
+            log.exception("plan %s stopped by a fault of ours; it is taken up from the journal", journal.plan.id)
+            await asyncio.sleep(BACK_OFF)
+            self._recovered = 0
             return None
         finally:
             self._running.pop(slot, None)
