@@ -146,6 +146,7 @@ down     | conn conn+unmark conn+unmark  -  dead-primary   "some may be lost"
 down     | conn+mark conn+unmark conn+unmark  -  dead-primary  promote db-pa2-2
 down     | gone+mark conn+unmark conn+unmark  -  dead-primary  "db-pa2-2 is not reached"
 down+async | conn conn conn              -  dead-primary   "without waiting"
+forgotten | conn conn conn               -  dead-primary   "1000 s old"
 down+hasty | conn conn conn              -  dead-primary   "10000 ms"
 down+unacked | conn gone conn            -  dead-primary   promote db-pa2-2
 """
@@ -184,10 +185,14 @@ up       | sqlerr ok ok                  -  replica-not-replicating -
 up       | stop stop stop                -  all-replicas-not-replicating  -
 up       | lag ok ok                     -  lagging-replica         -
 # Acknowledgements
-locked   | ok conn conn                  -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2
-locked   | ok gone conn                  -  locked-semi-sync        "db-pa5-1 cannot be told"
-locked   | ok gone gone                  -  locked-semi-sync        "cannot be told"
-locked   | gone conn conn                -  locked-semi-sync        "no replica in PA2"
+locked   | ok away away                  -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2
+stuck    | ok away away                  -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2
+stuck    | ok away ok                    -  replica-not-replicating -
+stuck    | ok conn conn                  -  replica-not-replicating -
+locked   | ok hidden away                -  replica-down            -
+locked   | ok gone away                  -  locked-semi-sync        ackers -db-pa5-2 +db-pa2-2
+locked   | ok gone gone                  -  locked-semi-sync        ackers +db-pa2-2
+locked   | gone away away                -  locked-semi-sync        "no replica in PA2"
 locked   | ok ok ok                      -  healthy                 -
 up       | mark ok+unmark ok+unmark      -  degraded                ackers +db-pa5-1 +db-pa5-2 -db-pa2-2
 up       | mark ok ok                    -  degraded                ackers -db-pa2-2

@@ -72,8 +72,11 @@ async def test_primary_cut_from_us_but_not_from_its_replicas(sites: Sites, whole
     world, _ = whole
     sites.hide("PA2", at(DATABASES["PA2"][0]), [at(octet) for octet in GATEWAYS.values()])
     async with world.writing() as writers:
-        row = await world.until_verdict("unreachable-primary", number=2)
-        assert any("still receives from db-pa2-1" in reason for reason in row["why"])
+        await world.until_row(
+            lambda row: row["verdict"] == "unreachable-primary" and "still receives from db-pa2-1" in str(row["why"]),
+            "the replicas' word",
+            number=2,
+        )
         ends = time.monotonic() + UNREACHED
         while time.monotonic() < ends:
             assert (await world.row(2))["verdict"] in ("unreachable-primary", "suspect-primary")

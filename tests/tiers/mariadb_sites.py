@@ -19,6 +19,7 @@ SITES = ("PA2", "PA5", "W")
 GATEWAYS = {"PA2": 1, "PA5": 2, "W": 3}
 """The last octet of the gateway of each site, and of its etcd."""
 DATABASES = {"PA2": (11, 12), "PA5": (13, 14), "W": ()}
+MACHINES = {"PA2": (1,), "PA2-db": (11, 12), "PA5": (2,), "PA5-db": (13, 14), "W": (3,)}
 PROXY = 21
 HUB = 254
 ETCD = 2379
@@ -29,17 +30,17 @@ def at(octet: int) -> str:
 
 
 class Sites(Place):
-    """One machine a site, all on one Ethernet; we stand at its hub, as the applications do."""
+    """Two machines a site, gateway and databases, all on one Ethernet; we stand at its hub, as the applications do."""
 
     def __init__(self, directory: Path, network: Ethernet) -> None:
         super().__init__(directory, NETWORK)
         self.ethernet = network
         network.give(at(HUB))
         network.give(at(PROXY))
-        for site in SITES:
-            network.join(site)
-            for octet in self.octets(site):
-                network.give(at(octet), site)
+        for machine, octets in MACHINES.items():
+            network.join(machine)
+            for octet in octets:
+                network.give(at(octet), machine)
 
     @staticmethod
     def octets(site: str) -> tuple[int, ...]:
@@ -54,14 +55,14 @@ class Sites(Place):
     def admin(self, number: int = 1) -> str:
         return "127.0.0.1:8080"
 
-    def cut(self, site: str, *others: str) -> None:
-        """Nothing passes between *site* and *others*, in silence."""
-        far = ", ".join(at(octet) for other in others for octet in self.octets(other))
+    def cut(self, site: str, other: str) -> None:
+        """Nothing passes between two sites, in silence."""
+        far = ", ".join(map(at, self.octets(other)))
         self._rules(site, f"ip saddr {{ {far} }} drop", f"ip daddr {{ {far} }} drop")
 
     def isolate(self, site: str) -> None:
         """Nothing passes between *site* and anybody, the applications included."""
-        own = ", ".join(["127.0.0.0/8", *(at(octet) for octet in self.octets(site))])
+        own = ", ".join(["127.0.0.0/8", *map(at, self.octets(site))])
         self._rules(site, f"ip saddr != {{ {own} }} drop", f"ip daddr != {{ {own} }} drop")
 
     def hide(self, site: str, address: str, others: Sequence[str]) -> None:
@@ -73,16 +74,23 @@ class Sites(Place):
 
     def heal(self, site: str) -> None:
         """Everything passes again."""
-        self._nft(site, "delete table inet cut")
+        for machine in machines(site):
+            self._nft(machine, "delete table inet cut")
 
     def _rules(self, site: str, into: str, out: str) -> None:
-        self._nft(site, "add table inet cut")
-        for hook, rule in (("input", into), ("output", out)):
-            self._nft(site, f"add chain inet cut {hook} {{ type filter hook {hook} priority 0; }}")
-            self._nft(site, f"add rule inet cut {hook} {rule}")
+        for machine in machines(site):
+            self._nft(machine, "add table inet cut")
+            for hook, rule in (("input", into), ("output", out)):
+                self._nft(machine, f"add chain inet cut {hook} {{ type filter hook {hook} priority 0; }}")
+                self._nft(machine, f"add rule inet cut {hook} {rule}")
 
-    def _nft(self, site: str, rule: str) -> None:
-        subprocess.run([*self.ethernet.prefix(site), "nft", rule], check=True, capture_output=True)
+    def _nft(self, machine: str, rule: str) -> None:
+        subprocess.run([*self.ethernet.prefix(machine), "nft", rule], check=True, capture_output=True)
+
+
+def machines(site: str) -> list[str]:
+    """The machines of a site."""
+    return [name for name in MACHINES if name.split("-")[0] == site]
 
 
 class Etcd:
@@ -151,7 +159,7 @@ async def platform(place: Sites, template: Path, *, leader: str = "W") -> tuple[
     """The whole, healthy; the gateway and the etcd of *leader* lead."""
     etcd = Etcd(place)
     hosts = [at(octet) for site in ("PA2", "PA5") for octet in DATABASES[site]]
-    prefixes = [place.ethernet.prefix(site) for site in ("PA2", "PA2", "PA5", "PA5")]
+    prefixes = [place.ethernet.prefix(site) for site in ("PA2-db", "PA2-db", "PA5-db", "PA5-db")]
     world = World(
         place, template, gateways=SITES, sites=("W",), store=etcd.url, fence=True, hosts=hosts, prefixes=prefixes,
         proxy=at(PROXY),

@@ -41,6 +41,8 @@ SILENCE = 1.2
 """Seconds without a transaction or heartbeat after which a replica testifies that its source is gone."""
 HEARTBEATS = 2.4
 """The same in heartbeat periods, where these are longer than half a second."""
+LOCKED = 3.0
+"""Seconds that the acknowledging replicas must have been away before writes that wait are said to be locked."""
 LAG = 30.0
 """Seconds behind from which a replica is no candidate while there is another."""
 QUORUM = 2
@@ -238,7 +240,7 @@ def _reigned(members: Sequence[MemberView], primary: MemberView) -> Verdict:
     guilty = [one for one in speaking if apart[one.target.name]]
     if guilty:
         return _about(ERRANT_MEMBER, guilty, tuple(f"{_named(one)} {apart[one.target.name]}" for one in guilty))
-    return _locked(primary, speaking) or _followers(primary, others, speaking)
+    return _locked(primary, others) or _followers(primary, others, speaking)
 
 
 def _strays(one: MemberView, primary: MemberView, members: Sequence[MemberView]) -> bool:
@@ -263,14 +265,26 @@ def _returned(back: Sequence[MemberView], primary: MemberView, why: tuple[str, .
     return _about(OLD_PRIMARY_RETURNED, back, told + why)
 
 
-def _locked(primary: MemberView, speaking: Sequence[MemberView]) -> Verdict | None:
-    facts = primary.facts
-    if not facts["semisync_primary"] or facts["ackers"] > 0 or facts["waiting"] == 0:
+def _locked(primary: MemberView, others: Sequence[MemberView]) -> Verdict | None:
+    """Writes wait, and every acknowledging replica has been away for a while: by its own word, or it is down itself.
+
+    How many the primary believes to be attached does not count: a cut cable leaves it with dead connections.
+    """
+    waiting = primary.facts["waiting"]
+    ackers = [one for one in others if fact(one, "acker", False)]
+    if not waiting or not primary.facts["semisync_primary"] or not all(_away(one, primary) for one in ackers):
         return None
-    if any(one.facts["acker"] and one.facts["io"] == "Yes" and follows(one, primary) for one in speaking):
-        return None  # it is just being attached
-    why = (f"{facts['waiting']} writes wait on {primary.target.name} and no acknowledging replica is attached",)
+    why = (
+        f"{waiting} writes wait on {primary.target.name} and no acknowledging replica is attached",
+        *(f"{one.target.name}: {testimony(one, primary)[1]}" for one in ackers),
+    )
     return Verdict(LOCKED_SEMI_SYNC, primary.target.name, why)
+
+
+def _away(one: MemberView, primary: MemberView) -> bool:
+    if not speaks(one):
+        return is_down(one)
+    return testimony(one, primary)[0] != "alive" and one.facts["stream_silence"] + one.facts_age >= LOCKED
 
 
 def _followers(primary: MemberView, others: Sequence[MemberView], speaking: Sequence[MemberView]) -> Verdict:

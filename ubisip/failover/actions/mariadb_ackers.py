@@ -3,7 +3,8 @@
 acknowledged outlives the primary's site.
 
 When none of these is attached, writes wait. Then a replica of the primary's own site may stand in, but only once every
-replica elsewhere has been told that it acknowledges no more: it lacks writes from now on, and must not be promoted.
+replica elsewhere has been told that it acknowledges no more, or is down for two failure domains: it lacks writes from
+now on, and must not be promoted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import MappingProxyType
 
 from ubisip.failover.action import MemberView, Proof, Refusal, Situation, Step
 from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction
-from ubisip.failover.database import LOCKED_SEMI_SYNC, follows, primary_of, speaks
+from ubisip.failover.database import LOCKED_SEMI_SYNC, follows, is_down, primary_of, speaks
 from ubisip.failover.verdict import DEGRADED
 
 
@@ -39,11 +40,11 @@ def _stand_in(primary: MemberView, near: Sequence[MemberView], far: Sequence[Mem
     able = [one for one in near if _attached(one, primary)]
     if not able:
         return Refusal((f"no replica in {primary.target.site} follows {primary.target.name}",))
-    hidden = [one.target.name for one in far if not speaks(one)]
+    hidden = [one.target.name for one in far if not speaks(one) and not is_down(one)]
     if hidden:
         names = " and ".join(hidden)
         return Refusal((f"{names} cannot be told: it could still be promoted, without the writes from now on",))
-    off = [_step(one, acker=False, proof=Proof.G) for one in far if one.facts["acker"]]
+    off = [_step(one, acker=False, proof=Proof.G) for one in far if speaks(one) and one.facts["acker"]]
     return [*off, _step(able[0], acker=True, proof=Proof.G)]
 
 
