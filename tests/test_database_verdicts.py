@@ -229,7 +229,8 @@ def words_of(made: Plan) -> str:
     """A plan in the words of the tables."""
     action = made.steps[0].action.removeprefix("mariadb-")
     if action == "ackers":
-        return " ".join([action, *(f"{'+' if it.arguments['acker'] else '-'}{it.target}" for it in made.steps)])
+        ackers = [it for it in made.steps if it.do == "acker"]
+        return " ".join([action, *(f"{'+' if it.arguments['acker'] else '-'}{it.target}" for it in ackers)])
     step = {"promote": "promote", "switchover": "promote", "rejoin": "join"}[action]
     return " ".join([action, *(it.target for it in made.steps if it.do == step)])
 

@@ -28,6 +28,7 @@ from ubisip.health.probes.mariadb import CLAIM, NO_TABLE, read_facts
 PATIENCE = 5.0
 """Seconds for what a living server does at once."""
 POLL = 0.02
+STUCK_MS = 1000
 
 CREATE_CLAIM = (
     "CREATE DATABASE IF NOT EXISTS ubisip",
@@ -262,6 +263,27 @@ async def set_acker(target: Target, *, acker: bool, epoch: int) -> None:
         await opened.run(f"SET GLOBAL rpl_semi_sync_slave_enabled = {int(acker)}")
         if await opened.rows("SHOW ALL SLAVES STATUS"):
             await opened.run("STOP SLAVE IO_THREAD", "START SLAVE IO_THREAD")
+
+
+async def stuck(opened: Session) -> list[int]:
+    """The sessions whose writes have waited longer for an acknowledgement than a living replica takes."""
+    rows = await opened.rows(
+        "SELECT id FROM information_schema.processlist WHERE state LIKE %s AND time_ms > %s",
+        ("Waiting for semi-sync ACK%", STUCK_MS),
+    )
+    return [int(row["id"]) for row in rows]
+
+
+async def release(target: Target, epoch: int) -> None:
+    """End the sessions that wait for an acknowledgement that cannot come any more.
+
+    A replica that begins to acknowledge does so for what it receives from then on; what it had received before holds
+    up all later commits. A session that is killed commits and tells its client of a broken connection, not of success.
+    """
+    async with claimed(target, epoch) as opened:
+        for number in await stuck(opened):
+            with contextlib.suppress(SqlError):  # it has ended by itself
+                await opened.run(f"KILL CONNECTION {number}")
 
 
 async def close(target: Target, epoch: int, patience: float) -> None:

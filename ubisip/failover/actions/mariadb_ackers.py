@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from ubisip.failover.action import MemberView, Proof, Refusal, Situation, Step
-from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction
+from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction, Release
 from ubisip.failover.database import LOCKED_SEMI_SYNC, follows, is_down, primary_of, speaks
 from ubisip.failover.verdict import DEGRADED
 
@@ -21,7 +21,7 @@ from ubisip.failover.verdict import DEGRADED
 class AckersAction(MariadbAction):
     """See the module."""
 
-    KINDS = MappingProxyType({"acker": Acker()})
+    KINDS = MappingProxyType({"acker": Acker(), "release": Release()})
 
     def plan(self, situation: Situation, before: Sequence[Step]) -> Sequence[Step] | Refusal:
         """See :class:`ubisip.failover.action.Action`."""
@@ -45,7 +45,7 @@ def _stand_in(primary: MemberView, near: Sequence[MemberView], far: Sequence[Mem
         names = " and ".join(hidden)
         return Refusal((f"{names} cannot be told: it could still be promoted, without the writes from now on",))
     off = [_step(one, acker=False, proof=Proof.G) for one in far if speaks(one) and one.facts["acker"]]
-    return [*off, _step(able[0], acker=True, proof=Proof.G)]
+    return [*off, _step(able[0], acker=True, proof=Proof.G), Step("", "release", primary.target.name, Proof.G)]
 
 
 def _restore(primary: MemberView, near: Sequence[MemberView], far: Sequence[MemberView]) -> list[Step] | Refusal:

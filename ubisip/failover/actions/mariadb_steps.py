@@ -19,6 +19,7 @@ from ubisip.failover.action import PRIMARY, ActionError, Check, Context, MemberV
 from ubisip.failover.candidate import Choice, NoChoice, ackers_for, choose
 from ubisip.failover.database import own_transactions, speaks
 from ubisip.failover.mariadb import Source, recalled
+from ubisip.health.mariadb import session
 from ubisip.health.probe import Target
 from ubisip.parameters import read_parameters, read_secret
 from ubisip.schema import Between
@@ -429,3 +430,20 @@ class Acker(Nothing):
         acker, attached = bool(step.arguments["acker"]), bool(step.arguments.get("attached", False))
         ok = facts["acker"] == acker and (not attached or facts["io"] == "Yes")
         return FINE if ok else Check(False, "it is not attached yet")
+
+
+class Release(Nothing):
+    """Writes that no acknowledgement can reach any more end, so that those after them can be acknowledged."""
+
+    async def apply(self, step: Step, context: Context, setting: Setting) -> Mapping[str, Any]:
+        await mariadb.release(target_of(step.target, context), context.epoch)
+        return {}
+
+    async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
+        target = target_of(step.target, context)
+        async with mariadb.told(target), session(target, mariadb.PATIENCE) as opened:
+            left = await mariadb.stuck(opened)
+        if not left:
+            return FINE
+        await mariadb.release(target, context.epoch)
+        return Check(False, f"{len(left)} writes still wait")
