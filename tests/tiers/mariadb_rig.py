@@ -224,6 +224,7 @@ class Databases:
     async def follow(one: Server, source: Server) -> None:
         """Make *one* a replica of *source*."""
         await one.sql(
+            "SET SESSION sql_notes = 0",
             "STOP SLAVE",
             f"CHANGE MASTER TO MASTER_HOST='{source.host}', MASTER_PORT={source.port}, MASTER_USER='{USER}', "
             f"MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_HEARTBEAT_PERIOD=0.5, "
