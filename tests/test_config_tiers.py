@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from config_texts import GOOD, TIER, marked, mistakes, only
 
 from ubisip import plugins
 from ubisip.config import Config
-from ubisip.errors import UsageError
+from ubisip.errors import ConfigError, UsageError
+from ubisip.proxy.tiers import Tiers, Unwatched
 
 ETCD = "[store]\nurl = 'etcd:http://127.0.0.1:2379'\n"
 WEB = """
@@ -22,11 +25,6 @@ WRONG = [
     ("tiers.db.on_dead_primry", GOOD + TIER + "on_dead_primry = [] #!", '(nearest: "dead_primary")'),
     ("tiers.web.on_dead_primary", GOOD + WEB + "on_dead_primary = [] #!", "a verdict on http"),
     ("tiers.db.on_dead_primary[1]", GOOD + TIER + "on_dead_primary = ['mariadb-promote',\n'haproxi' #!\n]", "haproxy"),
-    (
-        "tiers.db.on_dead_primary[0]",
-        GOOD + TIER + "on_dead_primary = ['dns-rfc2136'] #!",
-        "an action with its parameters in [actions.dns-rfc2136]",
-    ),
     ("tiers.web.parameters.colour", GOOD + WEB + "[tiers.web.parameters]\ncolour = 1 #!", "a known key"),
     ("actions.haproxi", GOOD + "[actions.haproxi] #!\nx = 1", '(nearest: "haproxy")'),
     ("actions.one.type", GOOD + "[actions.one]\ntype = 'haproxi' #!", '(nearest: "haproxy")'),
@@ -41,6 +39,24 @@ def test_a_mistake_in_a_tier(path: str, text: str, expected: str) -> None:
     mistake = only(text)
     assert (mistake.path, mistake.line) == (path, marked(text))
     assert expected in mistake.expected
+
+
+def test_an_action_without_the_parameters_that_it_needs_is_missing_something(tmp_path: Path) -> None:
+    """The file is sound, but no gateway can run by it: `ubisip check` says so, and a gateway does not start."""
+    path = tmp_path / "platform.toml"
+    path.write_text(GOOD + TIER + "on_dead_primary = ['dns-rfc2136']")
+    (mistake,) = Config.load(path).incomplete
+    assert mistake.path == "tiers.db.on_dead_primary[0]"
+    assert "an action with its parameters in [actions.dns-rfc2136]" in mistake.expected
+    with pytest.raises(ConfigError, match=r"on_dead_primary\[0\]"):
+        Tiers(Config.load(path), "gw1", Unwatched())
+
+
+def test_names_of_files_in_parameters_are_seen_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "dns.key").write_text("c2VjcmV0")
+    text = GOOD + "[actions.dns-rfc2136]\nserver = '127.0.0.1:53'\nzone = 'z.test'\nnames = ['a.z.test']\n"
+    config = Config.parse(text + "key_name = 'k'\nkey_file = 'dns.key'\n", tmp_path)
+    assert config.actions["dns-rfc2136"]["key_file"] == str(tmp_path / "dns.key")
 
 
 def test_what_the_plug_ins_take_is_none() -> None:

@@ -18,6 +18,7 @@ from ubisip.errors import ConfigError, Mistake, UsageError
 from ubisip.platform import GatewayNode, Kind, Peer
 from ubisip.schema import Report, listed, printable, read_table
 from ubisip.sections import Agents, Health, Limits, Parameters, Platform, Routing, Store, Tier
+from ubisip.tiercheck import check_complete
 from ubisip.toml_lines import key_lines
 
 _POSITION = re.compile(r" \((?:at line (?P<line>\d+), column \d+|at end of document)\)$")
@@ -58,6 +59,8 @@ class Config:
     """Parameters of event sinks by name."""
     path: str
     """The file, as it was given to `load`; empty when a text was parsed."""
+    incomplete: tuple[Mistake, ...]
+    """What is missing before a gateway can run by it: parameters of actions that rules name."""
     digest: str
     """SHA-256 of the text in hex: two gateways that show the same one run the same configuration."""
 
@@ -95,7 +98,8 @@ class Config:
         check(whole, report)
         if report.mistakes:
             raise ConfigError(sorted(report.mistakes, key=lambda mistake: mistake.line))
-        return _config(whole, os.path.abspath(base_dir), file, text)
+        check_complete(whole, report)
+        return _config(whole, os.path.abspath(base_dir), file, text, tuple(report.mistakes))
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -133,7 +137,7 @@ def _toml(text: str, file: str) -> dict[str, object]:
         raise ConfigError([Mistake(line, "", "TOML", printable(message), file)]) from None
 
 
-def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Config:
+def _config(whole: sections.Sections, base_dir: str, file: str, text: str, incomplete: tuple[Mistake, ...]) -> Config:
     return Config(
         platform=replace(
             whole.platform,
@@ -153,6 +157,7 @@ def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Co
         actions=whole.actions,
         sinks=whole.sinks,
         path=file,
+        incomplete=incomplete,
         digest=hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
     )
 

@@ -71,8 +71,15 @@ def _check_rules(path: Path, tier: Tier, file: Sections, report: Report) -> None
         for index, name in enumerate(names):
             if name not in known:
                 report.add((*place, index), f"an action or a sink of this file {nearest(name, known)}", name)
-            elif name not in file.actions and name not in file.sinks:
-                _check_bare((*place, index), name, report)
+
+
+def check_complete(file: Sections, report: Report) -> None:
+    """Add to *report* what is missing before a gateway can run: parameters of actions that rules name."""
+    for key, tier in file.tiers.items():
+        for event, names in tier.on.items():
+            for index, name in enumerate(names):
+                if name not in file.actions and name not in file.sinks:
+                    _check_bare(("tiers", key, f"on_{event}", index), name, report)
 
 
 def _check_bare(path: Path, name: str, report: Report) -> None:

@@ -37,6 +37,8 @@ def load(file: Path, node: str, as_json: bool) -> Config:
     """The configuration, with the gateway *node* in it; ends the command where it has mistakes."""
     try:
         config = Config.load(file)
+        if config.incomplete:
+            raise ConfigError(config.incomplete)
         if node:
             config.gateway(node)
     except ConfigError as error:

@@ -16,6 +16,7 @@ from typing import Any
 from ubisip import plugins
 from ubisip.admin.agent_check import Share
 from ubisip.config import Config
+from ubisip.errors import ConfigError
 from ubisip.failover.action import PRIMARY, Action, Sink
 from ubisip.failover.controller import Controller, TierSetup, UnknownTier, Watcher
 from ubisip.failover.coordination import Store
@@ -57,6 +58,8 @@ class Tiers:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        if config.incomplete:
+            raise ConfigError(config.incomplete)
         gateway = config.gateway(node)
         self.config = config
         fingerprint = fingerprint_of(config)
