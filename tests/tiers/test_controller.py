@@ -23,6 +23,7 @@ from tiers.virtual import (
 
 from ubisip.config import Config
 from ubisip.failover.controller import NotLeading, Refused, UnknownTier
+from ubisip.failover.coordination import Put
 from ubisip.failover.lease import TTL, differences
 from ubisip.failover.notices import REPEAT
 from ubisip.failover.planner import COOL_DOWN
@@ -452,3 +453,17 @@ def test_the_same_configuration_in_another_folder_is_the_same(world: World) -> N
     other = fingerprint_of(Config.parse(text.replace("db.password", "other.password"), "/etc/one"))
     assert differences(here, other) == ["tiers.db.password_file"]
     assert differences(here, fingerprint_of(platform("pa2-gw1", "pa5-gw1", tier=TIER)))[0].startswith("gateways[1]")
+
+
+def test_what_another_version_publishes_and_we_do_not_understand_stops_nothing(world: World) -> None:
+    async def work(sites: dict[str, Site]) -> None:
+        first = leader(sites)
+        lease = await first.store.grant(3600)
+        keys = [f"/ubisip/p/{kind}/old-gw1" for kind in ("seen", "facts")]
+        for value in (b"", b"\xc1", b"\x05", b"\x81\xa1a\x01"):
+            await first.store.commit([], [Put(key, value, lease) for key in keys])
+            await asyncio.sleep(2)
+        world.down.add("a")
+        await until(lambda: world.done == PROMOTED, 5.0)
+
+    run(work, "pa2-gw1", "pa5-gw1")
