@@ -410,10 +410,10 @@ class Controller:
         tier.not_before = self._clock() + BACK_OFF * 2 ** (tier.tries - 1)
 
     async def _cool(self, journal: Journal) -> None:
-        """After an automatic success comes a pause; an operator's plan ends it."""
+        """After an automatic success that changed something comes a pause; an operator's plan ends it."""
         it = journal.plan
         tier = self._tiers.get(it.tier)
-        if tier is None or journal.progress is not Progress.DONE or it.proof is Proof.R:
+        if tier is None or journal.progress is not Progress.DONE or it.proof is Proof.R or not journal.changed:
             return
         tier.cool_until, tier.cooled_by = 0.0 if it.asked_by else journal.ended_at + COOL_DOWN, it.proof
         try:
