@@ -64,6 +64,8 @@ down     | conn conn conn      DD   dead-primary                             pro
 rising   | conn conn conn      -    all-replicas-not-replicating             -
 rising   | ok ok ok            -    healthy                                  -
 held     | conn conn conn      -    dead-primary                             promote db-pa2-2
+flapping | ok ok ok            -    healthy                                  -
+flapping+ro | 1236 1236 1236   -    no-primary                               promote db-pa2-1
 # Not reached, but alive
 down     | ok ok ok            -    unreachable-primary                      -
 mute     | ok ok ok            -    unreachable-primary                      -

@@ -182,8 +182,8 @@ async def test_primary_flaps_five_times(new_world: NewWorld) -> None:
         name = (await world.primary()).name
         for _ in range(FLAPS - 1):
             world.databases[name].kill()
-            row = await world.until_verdict("no-primary", "dead-primary")
-            await world.until_row(lambda row: row["members"][world.index(name)]["state"] == "up", f"{name} to be back")
+            await world.databases.until_facts(world.databases[name], bool, f"{name} to be back")
+            await world.until_verdict("no-primary")
         failovers = [cause for cause, _ in await world.plans() if cause in ("dead-primary", "no-primary")]
         assert failovers == ["dead-primary"]
         row = await world.until_verdict("no-primary")

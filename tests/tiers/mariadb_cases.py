@@ -82,6 +82,7 @@ WORDS: Mapping[str, Change] = MappingProxyType(
         "slow": seen(State.FALLING, "timeout", 3.5),
         "rising": seen(State.RISING, "", 0.2),
         "held": seen(State.HELD, "refused", 9.0),
+        "flapping": seen(State.HELD, "", 0.4),
         "new": nothing_known,
         "never": both(nothing_known, seen(State.DOWN, "refused", float("inf"))),
         "full": seen(State.UP, "sql.1040", 4.0, "all its connections are taken (1040)"),

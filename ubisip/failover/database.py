@@ -89,13 +89,22 @@ def judge(members: Sequence[MemberView], _now: float) -> Verdict:
 
 def speaks(one: MemberView) -> bool:
     """Whether it answers now: what it says of itself and of others can be believed."""
-    return one.state in ANSWERING and bool(one.facts) and one.facts_age <= FRESH
+    if not one.facts:
+        return False
+    return one.facts_age <= FRESH if one.state in ANSWERING else _flaps(one)
+
+
+def _flaps(one: MemberView) -> bool:
+    """It is held back for its flapping, and answers all the same."""
+    return one.state is State.HELD and bool(one.facts) and one.facts_age <= SILENCE
 
 
 def is_down(one: MemberView) -> bool:
     """Whether enough failure domains find it down and none up; our own view alone where it is the only one."""
+    if _flaps(one):
+        return False
     if not one.votes:
-        return one.state is State.DOWN or (one.state is State.HELD and one.facts_age > FRESH)
+        return one.state in (State.DOWN, State.HELD)
     votes = list(one.votes.values())
     return votes.count("down") >= min(QUORUM, len(votes)) and "up" not in votes
 
