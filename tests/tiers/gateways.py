@@ -21,17 +21,16 @@ def gateways_with(place: Place, more: str, count: int = 1) -> list[Gateway]:
     head, *tables = config.read_text().split("[[gateways]]\n")
     tables[0] = f'agent_check = "{place.gateway()[0]}:{AGENT_PORT}"\n{tables[0]}'
     tables[1:] = [one.replace('site = "PA2"', 'site = "PA5"', 1) for one in tables[1:]]
-    config.write_text("[[gateways]]\n".join([head, *tables]) + f"\n{more}\n")
+    store = f'[store]\nurl = "sqlite:{place.directory}/store.db"\n'
+    config.write_text("[[gateways]]\n".join([head, *tables]) + f"\n{store}{more}\n")
     return [place.start_gateway(number) for number in range(1, count + 1)]
 
 
-def post(place: Place, path: str, body: Any = None) -> dict[str, Any]:
-    """The answer to a POST on the gateway's HTTP side."""
-    request = urllib.request.Request(
-        f"http://{place.admin()}{path}", b"" if body is None else json.dumps(body).encode()
-    )
-    request.method = "POST"
-    with urllib.request.urlopen(request, timeout=5) as answer:
+def post(place: Place, path: str, body: Any = None, number: int = 1) -> dict[str, Any]:
+    """The answer to a POST on the HTTP side of a gateway."""
+    data = b"" if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{place.admin(number)}{path}", data, method="POST")
+    with urllib.request.urlopen(request, timeout=30) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 
