@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pytest
 from tiers.mariadb_cases import NAMES, ballots, rows, tier
 
-from ubisip.failover.action import Action, MemberView, Refusal, Situation
+from ubisip.failover.action import Action, MemberView, Refusal, Situation, Step
 from ubisip.failover.actions.mariadb_ackers import AckersAction
 from ubisip.failover.actions.mariadb_promote import PromoteAction
 from ubisip.failover.actions.mariadb_rejoin import RejoinAction
@@ -195,13 +195,18 @@ locked   | ok hidden away                -  replica-down            -
 locked   | ok gone away                  -  locked-semi-sync        ackers -db-pa5-2 +db-pa2-2
 locked   | ok gone gone                  -  locked-semi-sync        ackers +db-pa2-2
 locked   | gone away away                -  locked-semi-sync        "no replica in PA2"
+locked   | gone gone gone                -  locked-semi-sync        ackers alone
+locked   | errant away away              -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2
 locked   | ok ok ok                      -  healthy                 -
 up       | mark ok+unmark ok+unmark      -  degraded                ackers +db-pa5-1 +db-pa5-2 -db-pa2-2
 up       | mark ok ok                    -  degraded                ackers -db-pa2-2
 up       | ok ok+unmark ok+unmark        -  degraded                ackers +db-pa5-1 +db-pa5-2
 up       | mark gone+unmark gone+unmark  -  replica-down            -
 up       | mark lag+unmark ok+unmark     -  lagging-replica         -
-async    | ok ok ok                      -  degraded                "semi-sync of db-pa2-1 is off"
+up       | mark+errant ok ok             -  degraded                ackers -db-pa2-2
+async    | ok ok ok                      -  degraded                ackers waits
+async    | ok ok+unmark ok+unmark        -  degraded                ackers +db-pa5-1 +db-pa5-2 waits
+async    | ok gone gone                  -  replica-down            -
 """
 
 
@@ -231,10 +236,16 @@ def words_of(made: Plan) -> str:
     """A plan in the words of the tables."""
     action = made.steps[0].action.removeprefix("mariadb-")
     if action == "ackers":
-        ackers = [it for it in made.steps if it.do == "acker"]
-        return " ".join([action, *(f"{'+' if it.arguments['acker'] else '-'}{it.target}" for it in ackers)])
+        return " ".join([action, *(word_of(it) for it in made.steps if it.do != "release")])
     step = {"promote": "promote", "switchover": "promote", "rejoin": "join"}[action]
     return " ".join([action, *(it.target for it in made.steps if it.do == step)])
+
+
+def word_of(step: Step) -> str:
+    """One step of ``mariadb-ackers``."""
+    if step.do == "waiting":
+        return "waits" if step.arguments["waits"] else "alone"
+    return f"{'+' if step.arguments['acker'] else '-'}{step.target}"
 
 
 @pytest.mark.parametrize("row", rows(TESTIMONY) + rows(CANDIDATES) + rows(REIGNS), ids="  ".join)

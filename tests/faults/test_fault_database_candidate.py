@@ -189,7 +189,13 @@ async def test_primary_flaps_five_times(new_world: NewWorld) -> None:
         row = await world.until_verdict("no-primary")
         plan = json.loads(await asyncio.to_thread(world.gateways[0].get, "/api/v1/tiers/database/plan"))
         assert not plan["permitted"] and any("ubisip failover database" in reason for reason in plan["against"])
-        command = [str(Path(sys.executable).parent / "ubisip"), "failover", "database", "--admin", world.place.admin()]
+        command = [
+            str(Path(sys.executable).parent / "ubisip"),
+            "failover",
+            "database",
+            "--admin",
+            f"http://{world.place.admin()}",
+        ]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         await writers.until_written(time.monotonic(), LIMIT)

@@ -13,7 +13,7 @@ import pytest
 from processes import Gateway, Place
 from tiers.mariadb_driver import Driver, Killed, told
 from tiers.mariadb_ledger import Ledger, Writers, check_everywhere
-from tiers.mariadb_rig import Databases
+from tiers.mariadb_rig import Databases, free_hosts
 from tiers.mariadb_world import World
 
 from ubisip.failover.plan import Journal, Progress, StepState, pack
@@ -27,8 +27,7 @@ BUSY = 8.0
 
 @pytest.fixture
 async def databases(place: Place, template: Path) -> AsyncIterator[Databases]:
-    hosts = [f"{place.network}.4.{number}" for number in range(1, 5)]
-    one = Databases(place.directory / "databases", template, hosts)
+    one = Databases(place.directory / "databases", template, free_hosts(place.network))
     await one.start()
     yield one
     one.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import Place
-from tiers.mariadb_rig import APP, APP_PASSWORD, Databases, Server
+from tiers.mariadb_rig import APP, APP_PASSWORD, Databases, Server, free_hosts
 
 from ubisip.health.machine import Verdict
 from ubisip.health.mariadb import SqlError, session
@@ -19,7 +19,7 @@ from ubisip.health.probes.mariadb import MariadbProbe
 
 @pytest.fixture
 async def databases(place: Place, template: Path) -> AsyncIterator[Databases]:
-    one = Databases(place.directory / "databases", template, [f"{place.network}.4.{number}" for number in range(1, 5)])
+    one = Databases(place.directory / "databases", template, free_hosts(place.network))
     await one.start()
     yield one
     one.close()

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,17 @@ def missing() -> str:
     return ""
 
 
+def free_hosts(network: str) -> list[str]:
+    """Four addresses within *network* where nobody serves a database: tests of other processes may have the same."""
+    for part in range(4, 250):
+        hosts = [f"{network}.{part}.{number}" for number in range(1, 5)]
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            for host in hosts:
+                held.enter_context(socket.create_server((host, PORT)))
+            return hosts
+    raise OSError(f"no room for four databases in {network}")
+
+
 def make_template(directory: Path) -> Path:
     """An empty data directory with the users and the ledger's table; a second to make, copied for each server."""
     data = directory / "template"
@@ -168,7 +180,7 @@ class Server:
             return await read_facts(opened)
 
     async def answers(self) -> bool:
-        with suppress(Exception):
+        with contextlib.suppress(Exception):
             await self.sql("SELECT 1", timeout=1.0)
             return True
         return False
@@ -245,7 +257,7 @@ class Databases:
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             facts: dict[str, Any] = {}
-            with suppress(Exception):
+            with contextlib.suppress(Exception):
                 facts = await one.facts()
                 if condition(facts):
                     return facts

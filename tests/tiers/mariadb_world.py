@@ -14,7 +14,7 @@ from typing import Any
 
 from processes import Place
 from tiers.mariadb_ledger import Ledger, Proxy, Writers, check_everywhere
-from tiers.mariadb_rig import PASSWORD, USER, Databases, Server
+from tiers.mariadb_rig import PASSWORD, USER, Databases, Server, free_hosts
 
 PLATFORM = """
 [platform]
@@ -64,7 +64,7 @@ class World:
         more: str = "",
         gateways: Sequence[str] = ("PA2",),
         sites: Sequence[str] = (),
-        store: str = "sqlite:",
+        store: str = "",
         fence: bool = False,
         hosts: Sequence[str] = (),
         prefixes: Sequence[Sequence[str]] = (),
@@ -72,12 +72,13 @@ class World:
     ) -> None:
         self.place = place
         self.directory = place.directory
-        hosts = hosts or [f"{place.network}.4.{number}" for number in range(1, 5)]
+        hosts = hosts or free_hosts(place.network)
         self.databases = Databases(place.directory / "databases", template, hosts, prefixes)
-        self.proxy = Proxy(place.directory, proxy or f"{place.network}.5.1", self.databases)
+        self.proxy = Proxy(place.directory, proxy or f"{hosts[0].rpartition('.')[0]}.9", self.databases)
         self.ledger = Ledger()
         self.gateways = [place.new_gateway(number) for number in range(1, len(gateways) + 1)]
         self.watches: list[asyncio.Task[None]] = []
+        store = store or f"sqlite:{place.directory / 'store.db'}"
         self._configure(more + (self._fence() if fence else ""), gateways, sites, store)
 
     def _configure(self, more: str, gateways: Sequence[str], sites: Sequence[str], store: str) -> None:

@@ -243,13 +243,21 @@ def _reigned(members: Sequence[MemberView], primary: MemberView) -> Verdict:
     strays = [one for one in speaking if _strays(one, primary, members)]
     errant = {one.target.name: own_transactions(one, [primary]) for one in speaking}
     back = [one for one in strays if _rejoins(one, errant[one.target.name])]
+    locked = _locked(primary, others)
+    if locked is not None:
+        return locked
     if back:
         return _returned(back, primary, tuple(map(sentence, others)))
+    return _doubled(primary, speaking) or _apart(primary, speaking) or _followers(primary, others, speaking)
+
+
+def _apart(primary: MemberView, speaking: Sequence[MemberView]) -> Verdict | None:
+    """Members that can never again be the same as the primary by replicating from it."""
     apart = {one.target.name: differs(one, primary) for one in speaking}
     guilty = [one for one in speaking if apart[one.target.name]]
-    if guilty:
-        return _about(ERRANT_MEMBER, guilty, tuple(f"{_named(one)} {apart[one.target.name]}" for one in guilty))
-    return _locked(primary, others) or _followers(primary, others, speaking)
+    if not guilty:
+        return None
+    return _about(ERRANT_MEMBER, guilty, tuple(f"{_named(one)} {apart[one.target.name]}" for one in guilty))
 
 
 def _strays(one: MemberView, primary: MemberView, members: Sequence[MemberView]) -> bool:
@@ -311,19 +319,24 @@ def _followers(primary: MemberView, others: Sequence[MemberView], speaking: Sequ
     return _acknowledged(primary, others, speaking)
 
 
+def _doubled(primary: MemberView, speaking: Sequence[MemberView]) -> Verdict | None:
+    """Its own site acknowledges although the other one does: those that stood in are not needed any more."""
+    ackers = [one for one in speaking if one.facts["acker"] and _runs(one, primary)]
+    near = [one for one in ackers if one.target.site == primary.target.site]
+    if not near or len(near) == len(ackers):
+        return None
+    why = f"{_named(near[0])} acknowledges writes of its own site: they could be lost with {primary.target.site}"
+    return Verdict(DEGRADED, primary.target.name, (why,), tuple(one.target.name for one in near))
+
+
 def _acknowledged(primary: MemberView, others: Sequence[MemberView], speaking: Sequence[MemberView]) -> Verdict:
-    """The write barrier: whether what the primary acknowledges outlives its site."""
+    """The write barrier: whether what the primary acknowledges outlives it, and its site."""
     name, site = primary.target.name, primary.target.site
+    if others and not primary.facts["semisync_primary"]:
+        return Verdict(DEGRADED, name, (f"{name} acknowledges writes that no replica has: semi-sync is off",))
     if len({one.target.site for one in others} | {site}) == 1:
         return Verdict(HEALTHY, name)
-    if not primary.facts["semisync_primary"]:
-        return Verdict(DEGRADED, name, (f"{name} acknowledges writes that no replica has: semi-sync is off",))
-    near = [one for one in speaking if one.facts["acker"] and one.target.site == site]
-    far = [one for one in speaking if one.facts["acker"] and one.target.site != site]
-    if near:
-        why = f"{_named(near[0])} acknowledges writes of its own site: they could be lost with {site}"
-        return Verdict(DEGRADED, name, (why,), tuple(one.target.name for one in near))
-    if not far:
+    if not any(one.facts["acker"] and one.target.site != site for one in speaking):
         return Verdict(DEGRADED, name, (f"no replica outside {site} acknowledges the writes of {name}",))
     return Verdict(HEALTHY, name)
 

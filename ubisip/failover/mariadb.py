@@ -199,6 +199,12 @@ async def become_source(target: Target, epoch: int) -> None:
         await opened.run("SET GLOBAL rpl_semi_sync_slave_enabled = 0", "SET GLOBAL rpl_semi_sync_master_enabled = 1")
 
 
+async def set_waiting(target: Target, *, waits: bool, epoch: int) -> None:
+    """Acknowledge writes only once a replica has, or alone."""
+    async with claimed(target, epoch) as opened:
+        await opened.run(f"SET GLOBAL rpl_semi_sync_master_enabled = {int(waits)}")
+
+
 async def follow(target: Target, source: Source, *, acker: bool, epoch: int) -> None:
     """Replicate from *source*, acknowledging its writes or not.
 

@@ -4,7 +4,7 @@ acknowledged outlives the primary's site.
 
 When none of these is attached, writes wait. Then a replica of the primary's own site may stand in, but only once every
 replica elsewhere has been told that it acknowledges no more, or is down for two failure domains: it lacks writes from
-now on, and must not be promoted.
+now on, and must not be promoted. A primary without any replica acknowledges alone until one is back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from ubisip.failover.action import MemberView, Proof, Refusal, Situation, Step
-from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction, Release
+from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction, Release, Waiting
 from ubisip.failover.database import LOCKED_SEMI_SYNC, follows, is_down, primary_of, speaks
 from ubisip.failover.verdict import DEGRADED
 
@@ -21,7 +21,7 @@ from ubisip.failover.verdict import DEGRADED
 class AckersAction(MariadbAction):
     """See the module."""
 
-    KINDS = MappingProxyType({"acker": Acker(), "release": Release()})
+    KINDS = MappingProxyType({"acker": Acker(), "release": Release(), "waiting": Waiting()})
 
     def plan(self, situation: Situation, before: Sequence[Step]) -> Sequence[Step] | Refusal:
         """See :class:`ubisip.failover.action.Action`."""
@@ -37,27 +37,33 @@ class AckersAction(MariadbAction):
 
 
 def _stand_in(primary: MemberView, near: Sequence[MemberView], far: Sequence[MemberView]) -> list[Step] | Refusal:
-    able = [one for one in near if _attached(one, primary)]
-    if not able:
-        return Refusal((f"no replica in {primary.target.site} follows {primary.target.name}",))
     hidden = [one.target.name for one in far if not speaks(one) and not is_down(one)]
     if hidden:
         names = " and ".join(hidden)
         return Refusal((f"{names} cannot be told: it could still be promoted, without the writes from now on",))
+    able = [one for one in near if _attached(one, primary)]
     off = [_step(one, acker=False, proof=Proof.G) for one in far if speaks(one) and one.facts["acker"]]
-    return [*off, _step(able[0], acker=True, proof=Proof.G), Step("", "release", primary.target.name, Proof.G)]
+    if able:
+        return [*off, _step(able[0], acker=True, proof=Proof.G), Step("", "release", primary.target.name, Proof.G)]
+    if any(speaks(one) for one in (*near, *far)):
+        return Refusal((f"no replica in {primary.target.site} follows {primary.target.name}",))
+    return [_waiting(primary, waits=False, proof=Proof.G)]
 
 
 def _restore(primary: MemberView, near: Sequence[MemberView], far: Sequence[MemberView]) -> list[Step] | Refusal:
     """First those of the other site, then no more those of its own: never nobody."""
-    able = [one for one in far if _attached(one, primary) and not one.facts["lag"]]
+    able = [one for one in far or near if _attached(one, primary) and not one.facts["lag"]]
     if not able:
         return Refusal((f"no replica outside {primary.target.site} follows {primary.target.name} without lag",))
-    on = [_step(one, acker=True, proof=Proof.R) for one in able if not one.facts["acker"]]
-    off = [_step(one, acker=False, proof=Proof.R) for one in near if speaks(one) and one.facts["acker"]]
-    if not on and not off:
-        return Refusal((f"the semi-sync of {primary.target.name} is off: switch it on by its configuration",))
-    return [*on, *off]
+    steps = [_step(one, acker=True, proof=Proof.R) for one in able if not one.facts["acker"]]
+    if not primary.facts["semisync_primary"]:
+        steps.append(_waiting(primary, waits=True, proof=Proof.R))
+    surplus = near if far else ()
+    return [*steps, *(_step(one, acker=False, proof=Proof.R) for one in surplus if speaks(one) and one.facts["acker"])]
+
+
+def _waiting(primary: MemberView, *, waits: bool, proof: Proof) -> Step:
+    return Step("", "waiting", primary.target.name, proof, MappingProxyType({"waits": waits}))
 
 
 def _attached(one: MemberView, primary: MemberView) -> bool:

@@ -256,8 +256,9 @@ class Repoint:
             return_exceptions=True,
         )
         left = {name: str(it) for name, it in zip(names, outcomes, strict=True) if isinstance(it, BaseException)}
-        if ackers and not await self._attached(source.target):
-            await self._stand_in([name for name in names if name not in ackers and name not in left], context)
+        if not ackers or not await self._attached(source.target):
+            others = [name for name in names if name not in ackers and name not in left]
+            await self._stand_in(source.target, others, context)
         return {"left": left}
 
     @staticmethod
@@ -270,17 +271,19 @@ class Repoint:
         return True
 
     @staticmethod
-    async def _stand_in(names: Sequence[str], context: Context) -> None:
-        """Those that should acknowledge do not come: the others do for now, or no write would ever be acknowledged."""
+    async def _stand_in(source: Target, names: Sequence[str], context: Context) -> None:
+        """Those that should acknowledge do not come: the others do for now; where there are none, the last one that is
+        left acknowledges alone. Else no write would ever be acknowledged."""
+        if not names:
+            await mariadb.set_waiting(source, waits=False, epoch=context.epoch)
         await asyncio.gather(
             *(mariadb.set_acker(target_of(name, context), acker=True, epoch=context.epoch) for name in names)
         )
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
-        if not recalled(context, "ackers"):
-            return FINE
         facts = await mariadb.facts_of(target_of(recalled(context, "candidate"), context))
-        return FINE if facts["ackers"] > 0 else Check(False, "no acknowledging replica is attached yet")
+        ok = facts["ackers"] > 0 or not facts["semisync_primary"]
+        return FINE if ok else Check(False, "no acknowledging replica is attached yet")
 
     async def compensate(self, step: Step, context: Context, setting: Setting) -> None:
         names = recalled(context, "followers")
@@ -447,3 +450,16 @@ class Release(Nothing):
             return FINE
         await mariadb.release(target, context.epoch)
         return Check(False, f"{len(left)} writes still wait")
+
+
+class Waiting(Nothing):
+    """A primary acknowledges writes only once a replica has, or alone for as long as it is the only one."""
+
+    async def apply(self, step: Step, context: Context, setting: Setting) -> Mapping[str, Any]:
+        waits = bool(step.arguments["waits"])
+        await mariadb.set_waiting(target_of(step.target, context), waits=waits, epoch=context.epoch)
+        return {}
+
+    async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
+        facts = await mariadb.facts_of(target_of(step.target, context))
+        return FINE if facts["semisync_primary"] == step.arguments["waits"] else Check(False, "it is not so yet")
