@@ -40,6 +40,7 @@ class AmqpParameters:
     queues: Mapping[str, int] = field(default_factory=nothing)
     """Queues that must exist, each with the messages from which it is a warning."""
     tls: bool = False
+    """Whether the connection is encrypted; the certificate is verified then."""
     ca_file: str = ""
     """PEM file of the authorities that are trusted; empty: those of the system."""
 
