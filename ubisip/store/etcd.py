@@ -109,7 +109,7 @@ class EtcdStore:
             async with self._session.post(f"{url}/v3/{path}", json=body) as response:
                 answer = json.loads(await response.content.read(MAX_ANSWER))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return f"{url}: {error or 'no answer'}"
+            return f"{url}: {str(error) or 'no answer'}"
         if not isinstance(answer, dict):
             return f"{url}: no answer of etcd's"
         if response.status == 200 and "error" not in answer:
