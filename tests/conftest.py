@@ -16,7 +16,11 @@ settings.register_profile(
 settings.load_profile("ubisip")
 
 REAL = tuple(
-    f"tests/{name}" for name in ("faults/", "peers/", "rfc/test_streams.py", "test_lab", "test_demo", "test_gateway")
+    f"tests/{name}"
+    for name in (
+        *("faults/", "peers/", "rfc/test_streams.py", "test_lab", "test_demo", "test_gateway", "test_ocf_agent"),
+        *("tiers/test_store", "tiers/test_tier_admin"),
+    )
 )
 
 
