@@ -157,6 +157,8 @@ REIGNS = """
 # After a failover to db-pa2-2, reign 7; the first column is the primary of before
 gone     | now f2 f2                     -  replica-down            -
 joined   | now f2 f2                     -  healthy                 -
+joined   | early f2 f2                   -  healthy                 -
+gone     | early f2 f2                   -  replica-down            -
 alone    | now f2 f2                     -  old-primary-returned    rejoin db-pa2-1
 writable | now f2 f2                     -  old-primary-returned    rejoin db-pa2-1
 tail     | now f2 f2                     -  old-primary-returned    rejoin db-pa2-1

@@ -138,6 +138,7 @@ WORDS: Mapping[str, Change] = MappingProxyType(
             ),
         ),
         "f2": known(source="127.0.0.1:3312", source_id=2, reign=7, reigning="db-pa2-2"),
+        "early": both(ALONE, known(read_only=False, semisync_primary=True, ackers=2, attached=(3, 4), role="primary")),
         "r7": known(reign=7, reigning="db-pa2-2"),
         "joined": known(
             source="127.0.0.1:3312", source_id=2, sources=1, io="Yes", sql="Yes", io_pos=POSITION, slave_pos=POSITION,

@@ -195,7 +195,7 @@ class World:
 
     def told(self) -> str:
         """What the gateways logged, to explain a failure."""
-        return "\n".join(gateway.log()[-6000:] for gateway in self.gateways if gateway.child is not None)
+        return "\n".join(gateway.log()[-60000:] for gateway in self.gateways if gateway.child is not None)
 
     async def close(self) -> None:
         for watch in self.watches:

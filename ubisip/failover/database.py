@@ -122,9 +122,12 @@ def sentence(one: MemberView) -> str:
 
 
 def _rightful(members: Sequence[MemberView]) -> list[MemberView]:
-    """The writable members that believe in the newest reign that is known."""
-    reign = max(fact(one, "reign", 0) for one in members)
-    return [one for one in members if speaks(one) and not one.facts["read_only"] and one.facts["reign"] == reign]
+    """The writable members that the newest reign names, or that believe in it: what each says was read at another
+    moment, so a replica may know of a new reign before the primary was seen to."""
+    newest = max(members, key=lambda one: int(fact(one, "reign", 0)))
+    reign, name = fact(newest, "reign", 0), fact(newest, "reigning", "")
+    writable = [one for one in members if speaks(one) and not one.facts["read_only"]]
+    return [one for one in writable if one.facts["reign"] == reign or one.target.name == name]
 
 
 def primary_of(members: Sequence[MemberView]) -> MemberView | None:

@@ -3,7 +3,7 @@
 
 ``ubisip.claim`` on each server holds the highest epoch that has touched it. It is never written to the binary log: a
 plan that is given up must not leave a transaction behind. ``ubisip.reign`` is replicated: it says who is primary and
-since which epoch, and writing it is the first acknowledged transaction of a new primary.
+since how many changes, and writing it is the first acknowledged transaction of a new primary.
 """
 
 from __future__ import annotations
@@ -304,11 +304,11 @@ async def open_for_writes(target: Target, epoch: int) -> None:
         await opened.run(_opening(epoch, read_only=0))
 
 
-async def write_reign(target: Target, epoch: int) -> None:
+async def write_reign(target: Target, reign: int, epoch: int) -> None:
     """The first write of a new primary: it returns when a replica has acknowledged it."""
     async with claimed(target, epoch) as opened:
         await opened.run(*CREATE_REIGN)
-        await opened.rows(WRITE_REIGN, (epoch, target.name))
+        await opened.rows(WRITE_REIGN, (reign, target.name))
 
 
 def _opening(epoch: int, *, read_only: int) -> str:

@@ -2,7 +2,8 @@
 """The steps that the MariaDB actions are made of; each can be repeated, and undone up to the point of no return.
 
 Who is promoted is known only when the positions are frozen: steps name the member that is expected, and what is then
-done goes by what the step ``freeze`` or ``close`` has told: ``candidate``, ``received``, ``followers``, ``ackers``.
+done goes by what the step ``freeze`` or ``close`` has told: ``candidate``, ``received``, ``followers``, ``ackers``,
+``reign``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Protocol
 from ubisip.failover import mariadb
 from ubisip.failover.action import PRIMARY, ActionError, Check, Context, MemberView, Situation, Step
 from ubisip.failover.candidate import Choice, NoChoice, ackers_for, choose
-from ubisip.failover.database import own_transactions, speaks
+from ubisip.failover.database import fact, own_transactions, primary_of, speaks
 from ubisip.failover.mariadb import Source, recalled
 from ubisip.health.mariadb import session
 from ubisip.health.probe import Target
@@ -121,9 +122,10 @@ def target_of(name: str, context: Context) -> Target:
     return context.situation.member(name).target
 
 
-def by_choice(choice: Choice) -> dict[str, Any]:
-    """A choice as what later steps recall."""
+def by_choice(choice: Choice, members: Sequence[MemberView]) -> dict[str, Any]:
+    """A choice as what later steps recall; *members* as they are seen now."""
     return {
+        "reign": 1 + max(fact(one, "reign", 0) for one in members),
         "candidate": choice.name,
         "received": choice.received,
         "ackers": choice.ackers,
@@ -197,10 +199,13 @@ class Freeze:
         ]
         if running:
             raise ActionError(f"{' and '.join(running)} cannot be stopped from receiving", retry=True)
+        serving = primary_of(members)
+        if serving is not None:
+            raise ActionError(f"{serving.target.name} is writable and the rightful primary: nobody takes its place")
         choice = choose(members, find_in(members, lost), context.situation.wanted)
         if isinstance(choice, NoChoice):
             raise ActionError("; ".join(choice.reasons))
-        return by_choice(choice)
+        return by_choice(choice, members)
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
         return FINE  # apply has looked at each of them over a new connection
@@ -317,7 +322,7 @@ class Close:
         candidate = next(one for one in others if one.target.name == choice.name)
         followers = [old, *(one for one in others if one.target.name in choice.followers)]
         return {
-            **by_choice(choice),
+            **by_choice(choice, members),
             "received": old.facts["binlog_pos"],
             "followers": tuple(one.target.name for one in followers),
             "ackers": ackers_for(candidate, followers),
@@ -361,12 +366,13 @@ class Reign(Nothing):
 
     async def apply(self, step: Step, context: Context, setting: Setting) -> Mapping[str, Any]:
         name = recalled(context, "candidate")
-        await mariadb.write_reign(target_of(name, context), context.epoch)
+        await mariadb.write_reign(target_of(name, context), recalled(context, "reign"), context.epoch)
         return {PRIMARY: name}
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
         facts = await mariadb.facts_of(target_of(recalled(context, "candidate"), context))
-        return FINE if facts["reign"] == context.epoch else Check(False, f"its reign is {facts['reign']}")
+        wanted = recalled(context, "reign")
+        return FINE if facts["reign"] == wanted else Check(False, f"its reign is {facts['reign']}, not {wanted}")
 
 
 class Quiet(Nothing):
