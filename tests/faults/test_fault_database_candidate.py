@@ -171,6 +171,27 @@ async def test_old_primary_returns_writable(new_world: NewWorld) -> None:
 
 
 @pytest.mark.long
+async def test_last_one_that_is_left(new_world: NewWorld) -> None:
+    """Of two members one dies: the other serves alone, is told of, and waits for acknowledgements again afterwards."""
+    world = await new_world(only=("db-pa2-1", "db-pa5-1"))
+    old, last = world.databases.servers
+    async with world.writing() as writers:
+        old.kill()
+        await writers.until_written(time.monotonic(), LIMIT, old)
+        row = await world.until_verdict("replica-down")
+        assert row["about"] == [old.name]
+        assert not (await last.facts())["semisync_primary"]
+        old.launch()
+        await world.until_verdict("healthy")
+        facts = await last.facts()
+        assert facts["semisync_primary"] and facts["ackers"] == 1
+        # The replica dies: no write is acknowledged without it until it is known to be down.
+        old.kill()
+        await writers.until_written(time.monotonic() + 0.5, LIMIT)
+    await world.check()
+
+
+@pytest.mark.long
 async def test_primary_flaps_five_times(new_world: NewWorld) -> None:
     """One failover by itself; then it asks, and an operator's word is done."""
     world = await new_world()

@@ -218,6 +218,10 @@ class Databases:
     def __getitem__(self, name: str) -> Server:
         return next(one for one in self.servers if one.name == name)
 
+    def keep(self, names: Sequence[str]) -> None:
+        """There are these only, if any are named."""
+        self.servers = [one for one in self.servers if one.name in (names or NAMES)]
+
     @property
     def primary(self) -> Server:
         return self.servers[0]
@@ -230,7 +234,8 @@ class Databases:
             await self.until_answers(one)
         await self.primary.sql("SET GLOBAL rpl_semi_sync_master_enabled=1, GLOBAL read_only=0")
         await asyncio.gather(*(self.follow(one, self.primary) for one in self.servers[1:]))
-        await self.until_facts(self.primary, lambda facts: facts["ackers"] == 2, "both ackers to be attached")
+        far = sum(one.site != self.primary.site for one in self.servers)
+        await self.until_facts(self.primary, lambda facts: facts["ackers"] == far, "all ackers to be attached")
 
     @staticmethod
     async def follow(one: Server, source: Server) -> None:

@@ -69,11 +69,14 @@ class World:
         hosts: Sequence[str] = (),
         prefixes: Sequence[Sequence[str]] = (),
         proxy: str = "",
+        only: Sequence[str] = (),
     ) -> None:
+        """*only*: the databases that there are; else all four."""
         self.place = place
         self.directory = place.directory
         hosts = hosts or free_hosts(place.network)
         self.databases = Databases(place.directory / "databases", template, hosts, prefixes)
+        self.databases.keep(only)
         self.proxy = Proxy(place.directory, proxy or f"{hosts[0].rpartition('.')[0]}.9", self.databases)
         self.ledger = Ledger()
         self.gateways = [place.new_gateway(number) for number in range(1, len(gateways) + 1)]

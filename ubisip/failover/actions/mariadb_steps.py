@@ -86,6 +86,8 @@ class MariadbAction:
 
     async def precheck(self, step: Step, context: Context) -> Check:
         """Whether our epoch may still act: all members that are reached are claimed for it, once for a plan."""
+        if not context.epoch:
+            return Check(False, "without the lease nothing is done to a database")
         if self._claimed != (context.plan, context.epoch):
             await mariadb.claim([one.target for one in context.situation.members if speaks(one)], context.epoch)
             self._claimed = (context.plan, context.epoch)
