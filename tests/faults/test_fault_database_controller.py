@@ -33,7 +33,7 @@ async def databases(place: Place, template: Path) -> AsyncIterator[Databases]:
     one.close()
 
 
-async def run_until(driver: Driver, step: str, *, taken: bool) -> bytes:
+async def run_until(driver: Driver, step: str, *, taken: bool, **asked: str) -> bytes:
     """Run a plan whose controller dies at *step*: journalled and not taken, or taken and not journalled.
 
     The journal as it is left behind.
@@ -51,7 +51,7 @@ async def run_until(driver: Driver, step: str, *, taken: bool) -> bytes:
 
     driver.before_write = write
     with pytest.raises(Killed):
-        await driver.act()
+        await driver.act(**asked)
     return kept[0]
 
 
@@ -87,6 +87,34 @@ async def test_controller_killed_between_any_two_steps(databases: Databases, ste
     writable = [one for one in databases.servers if one.running and not (await one.facts())["read_only"]]
     assert [one.name for one in writable] == ["db-pa2-2"]
     assert (await writable[0].facts())["reign"] == 1
+    async with Writers(writable[0].address, ledger):
+        await asyncio.sleep(0.3)
+    await check_everywhere(ledger, databases, writable[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("taken", [False, True], ids=["before it", "after it"])
+@pytest.mark.parametrize("step", ["close", *STEPS[1:]])
+async def test_controller_killed_in_a_switchover(databases: Databases, step: str, taken: bool) -> None:
+    """The old primary serves again, or the new one does; all others follow it and the other site acknowledges."""
+    ledger = Ledger()
+    async with Driver(databases, epoch=5) as driver:
+        await driver.until_code("healthy")
+        async with Writers(databases.primary.address, ledger):
+            await asyncio.sleep(0.3)
+        left = await run_until(driver, step, taken=taken, wanted="db-pa5-1", request="failover")
+        driver.before_write = lambda _journal: None
+        driver.epoch = 8
+        journal = await driver.resume(left)
+        done = step in ("open", "reign")
+        assert journal.progress is (Progress.DONE if done else Progress.UNDONE), told(journal)
+        verdict = await driver.until_code("healthy")
+        assert verdict.member == ("db-pa5-1" if done else "db-pa2-1")
+    writable = [one for one in databases.servers if not (await one.facts())["read_only"]]
+    assert [one.name for one in writable] == [verdict.member]
+    facts = {one.name: await one.facts() for one in databases.servers}
+    assert facts[verdict.member]["semisync_primary"] and facts[verdict.member]["source"] == ""
+    assert all(facts[one.name]["acker"] == (one.site != writable[0].site) for one in databases.servers)
     async with Writers(writable[0].address, ledger):
         await asyncio.sleep(0.3)
     await check_everywhere(ledger, databases, writable[0])

@@ -191,12 +191,14 @@ async def catch_up(target: Target, position: str, timeout: float) -> None:
         raise ActionError(f"{target.name} has not applied {position} within {timeout:g} s")
 
 
-async def become_source(target: Target, epoch: int) -> None:
-    """Follow nobody, and wait for acknowledgements before any write is acknowledged. It stays read-only."""
+async def become_source(target: Target, epoch: int, *, waits: bool = True) -> None:
+    """Follow nobody; *waits*: no write is acknowledged before a replica has acknowledged it. It stays read-only."""
     async with claimed(target, epoch) as opened:
         if await opened.rows("SHOW ALL SLAVES STATUS"):
             await opened.run("STOP SLAVE", "RESET SLAVE ALL")
-        await opened.run("SET GLOBAL rpl_semi_sync_slave_enabled = 0", "SET GLOBAL rpl_semi_sync_master_enabled = 1")
+        await opened.run(
+            "SET GLOBAL rpl_semi_sync_slave_enabled = 0", f"SET GLOBAL rpl_semi_sync_master_enabled = {int(waits)}"
+        )
 
 
 async def set_waiting(target: Target, *, waits: bool, epoch: int) -> None:

@@ -298,10 +298,11 @@ class Repoint:
 
 
 async def follow_again(name: str, context: Context, setting: Setting) -> None:
-    """*name* replicates again from whom it did when the plan was made."""
+    """*name* replicates again from whom it did when the plan was made, or from nobody."""
     one = context.situation.member(name)
     before = str(one.facts["source"])
     if not before:
+        await mariadb.become_source(one.target, context.epoch, waits=one.facts["semisync_primary"])
         return
     known = [it.target for it in context.situation.members if it.target.address == before]
     source = known[0] if known else Target(one.target.tier, before, "", before, one.target.user, one.target.password)
