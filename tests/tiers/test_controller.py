@@ -235,6 +235,24 @@ def test_an_operator_asks_who_leads(world: World) -> None:
     run(work, "pa2-gw1", "pa5-gw1")
 
 
+def test_every_gateway_shows_the_plan_of_the_one_that_leads(world: World) -> None:
+    async def work(sites: dict[str, Site]) -> None:
+        first = leader(sites)
+        follower = next(site for site in sites.values() if site is not first)
+        world.hanging.add("promote")
+        world.down.add("a")
+        await until(lambda: "fence b" in world.done, 5.0)
+        await asyncio.sleep(2)
+        (running,) = follower.tiers.controller.describe()["running"]
+        assert [step["state"] for step in running["steps"]] == ["done", "doing", "waiting"]
+        world.hanging.clear()
+        await asyncio.sleep(30)
+        plans = {site.name: site.tiers.controller.describe()["plans"][0]["id"] for site in sites.values()}
+        assert len(set(plans.values())) == 1
+
+    run(work, "pa2-gw1", "pa5-gw1")
+
+
 def test_a_dry_run_gives_the_very_plan_and_does_nothing(world: World) -> None:
     async def work(sites: dict[str, Site]) -> None:
         told = sites["pa2-gw1"].tiers.controller.explain("db", "failover", "c", "alice")

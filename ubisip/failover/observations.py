@@ -107,7 +107,7 @@ class Observations:
             theirs = peer.facts.get((tier, name))
             if theirs is not None and theirs.learnt_at > learnt_at:
                 facts, learnt_at = theirs.facts, theirs.learnt_at
-        votes = {domain: domain_vote(words) for domain, words in ballots.items()}
+        votes = {domain: domain_vote(words) for domain, words in sorted(ballots.items())}
         return MemberView(
             seen.target, seen.state, seen.reason, facts, now - learnt_at, seen.problem, MappingProxyType(votes)
         )
