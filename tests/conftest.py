@@ -19,7 +19,8 @@ REAL = tuple(
     f"tests/{name}"
     for name in (
         *("faults/", "peers/", "rfc/test_streams.py", "test_lab", "test_demo", "test_gateway", "test_ocf_agent"),
-        *("tiers/test_store", "tiers/test_tier_admin"),
+        *("tiers/test_store", "tiers/test_tier_admin", "tiers/test_probes", "tiers/test_actions", "tiers/test_sinks"),
+        *("tiers/test_agent_check", "tiers/test_gateway_reports"),
     )
 )
 
