@@ -189,17 +189,19 @@ up       | sqlerr ok ok                  -  replica-not-replicating -
 up       | stop stop stop                -  all-replicas-not-replicating  -
 up       | lag ok ok                     -  lagging-replica         -
 # Acknowledgements
-locked   | ok away away                  -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2
-stuck    | ok away away                  -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2
-stuck    | ok away ok                    -  replica-not-replicating -
-stuck    | ok conn conn                  -  replica-not-replicating -
-locked   | ok hidden away                -  replica-down            -
-locked   | ok gone away                  -  locked-semi-sync        ackers -db-pa5-2 +db-pa2-2
-locked   | ok gone gone                  -  locked-semi-sync        ackers +db-pa2-2
+locked   | ok away away                  -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2 release
+stuck    | ok away away                  -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2 release
+stuck    | ok away ok                    -  locked-semi-sync        ackers release
+stuck    | ok ok ok                      -  locked-semi-sync        ackers release
+stuck    | ok conn conn                  -  locked-semi-sync        "may be back in a moment"
+busy     | ok ok ok                      -  healthy                 -
+busy     | ok away away                  -  replica-not-replicating -
+locked   | ok hidden away                -  locked-semi-sync        "may be back in a moment"
+locked   | ok gone away                  -  locked-semi-sync        ackers -db-pa5-2 +db-pa2-2 release
+locked   | ok gone gone                  -  locked-semi-sync        ackers +db-pa2-2 release
 locked   | gone away away                -  locked-semi-sync        "no replica in PA2"
 locked   | gone gone gone                -  locked-semi-sync        ackers alone
-locked   | errant away away              -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2
-locked   | ok ok ok                      -  healthy                 -
+locked   | errant away away              -  locked-semi-sync        ackers -db-pa5-1 -db-pa5-2 +db-pa2-2 release
 up       | mark ok+unmark ok+unmark      -  degraded                ackers +db-pa5-1 +db-pa5-2 -db-pa2-2
 up       | mark ok ok                    -  degraded                ackers -db-pa2-2
 up       | ok ok+unmark ok+unmark        -  degraded                ackers +db-pa5-1 +db-pa5-2
@@ -238,13 +240,15 @@ def words_of(made: Plan) -> str:
     """A plan in the words of the tables."""
     action = made.steps[0].action.removeprefix("mariadb-")
     if action == "ackers":
-        return " ".join([action, *(word_of(it) for it in made.steps if it.do != "release")])
+        return " ".join([action, *map(word_of, made.steps)])
     step = {"promote": "promote", "switchover": "promote", "rejoin": "join"}[action]
     return " ".join([action, *(it.target for it in made.steps if it.do == step)])
 
 
 def word_of(step: Step) -> str:
     """One step of ``mariadb-ackers``."""
+    if step.do == "release":
+        return "release"
     if step.do == "waiting":
         return "waits" if step.arguments["waits"] else "alone"
     return f"{'+' if step.arguments['acker'] else '-'}{step.target}"

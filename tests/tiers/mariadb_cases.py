@@ -27,7 +27,8 @@ FACTS: Mapping[str, Any] = MappingProxyType(
         "wait_point": "AFTER_SYNC", "semisync_timeout": 3_600_000_000, "semisync_primary": False,
         "semisync_active": False, "acker": False, "missing": (), "sources": 0, "source": "", "source_id": 0,
         "io": "No", "sql": "No", "io_errno": 0, "io_error": "", "sql_errno": 0, "sql_error": "", "io_pos": "",
-        "heartbeats": 7, "lag": None, "delay": 0, "uptime": 1000, "ackers": 0, "waiting": 0, "heartbeat_period": 0.5,
+        "heartbeats": 7, "lag": None, "delay": 0, "uptime": 1000, "ackers": 0, "waiting": 0, "waiting_for": 0.0,
+        "heartbeat_period": 0.5,
         "attached": (), "reign": 0, "reigning": "", "stream_silence": 0.1,
     }
 )  # fmt: skip
@@ -88,8 +89,9 @@ WORDS: Mapping[str, Change] = MappingProxyType(
         "full": seen(State.UP, "sql.1040", 4.0, "all its connections are taken (1040)"),
         "barred": seen(State.UNKNOWN, "sql.1045", float("inf"), "it does not let us in"),
         "ro": known(read_only=True, semisync_primary=False),
-        "locked": known(waiting=3, ackers=0, attached=(2,)),
-        "stuck": known(waiting=3),
+        "locked": known(waiting=3, waiting_for=5.0, ackers=0, attached=(2,)),
+        "stuck": known(waiting=3, waiting_for=5.0),
+        "busy": known(waiting=3, waiting_for=0.2),
         "unacked": known(ackers=0, attached=(2,)),
         "async": known(semisync_primary=False, semisync_active=False, ackers=0),
         "hasty": known(semisync_timeout=10_000),

@@ -42,7 +42,7 @@ SILENCE = 1.2
 HEARTBEATS = 2.4
 """The same in heartbeat periods, where these are longer than half a second."""
 LOCKED = 3.0
-"""Seconds that the acknowledging replicas must have been away before writes that wait are said to be locked."""
+"""Seconds that a write must have waited for its acknowledgement before writes are said to be locked."""
 LAG = 30.0
 """Seconds behind from which a replica is no candidate while there is another."""
 QUORUM = 2
@@ -65,7 +65,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         TWO_PRIMARIES: "two members are writable and neither is known to be the rightful primary",
         OLD_PRIMARY_RETURNED: "a former primary, or a replica of one, is back and does not follow the present one",
         ERRANT_MEMBER: "a member has transactions of its own, or lacks some, and must be rebuilt: it is quarantined",
-        LOCKED_SEMI_SYNC: "writes wait for an acknowledgement that no attached replica can give",
+        LOCKED_SEMI_SYNC: "writes wait for an acknowledgement that does not come",
         ALL_REPLICAS_STOPPED: "the primary serves, but no replica follows it",
         REPLICA_DOWN: "a replica is down",
         REPLICA_STOPPED: "a replica does not follow the primary",
@@ -286,22 +286,22 @@ def _returned(back: Sequence[MemberView], primary: MemberView, why: tuple[str, .
 
 
 def _locked(primary: MemberView, others: Sequence[MemberView]) -> Verdict | None:
-    """Writes wait, and every acknowledging replica has been away for a while: by its own word, or it is down itself.
-
-    How many the primary believes to be attached does not count: a cut cable leaves it with dead connections.
-    """
-    waiting = primary.facts["waiting"]
-    ackers = [one for one in others if fact(one, "acker", False)]
-    if not waiting or not primary.facts["semisync_primary"] or not all(_away(one, primary) for one in ackers):
+    """A write waits for longer than any living replica takes: none is attached, or one that is had received it before
+    and does not acknowledge it again. How many the primary believes to be attached does not count: a cut cable leaves
+    it with dead connections."""
+    waits = primary.facts["waiting_for"] + primary.facts_age
+    if not primary.facts["semisync_primary"] or not primary.facts["waiting"] or waits < LOCKED:
         return None
+    ackers = [one for one in others if fact(one, "acker", False)]
     why = (
-        f"{waiting} writes wait on {primary.target.name} and no acknowledging replica is attached",
+        f"{primary.facts['waiting']} writes wait on {primary.target.name}, for {waits:.1f} s already",
         *(f"{one.target.name}: {testimony(one, primary)[1]}" for one in ackers),
     )
     return Verdict(LOCKED_SEMI_SYNC, primary.target.name, why)
 
 
-def _away(one: MemberView, primary: MemberView) -> bool:
+def is_away(one: MemberView, primary: MemberView) -> bool:
+    """A replica that has not heard of *primary* for a while, by its own word, or is down itself."""
     if not speaks(one):
         return is_down(one)
     return testimony(one, primary)[0] != "alive" and one.facts["stream_silence"] + one.facts_age >= LOCKED

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from ubisip.failover.action import MemberView, Proof, Refusal, Situation, Step
 from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction, Release, Waiting
-from ubisip.failover.database import LOCKED_SEMI_SYNC, QUORUM, follows, is_down, primary_of, speaks
+from ubisip.failover.database import LOCKED_SEMI_SYNC, QUORUM, follows, is_away, is_down, primary_of, speaks, testimony
 from ubisip.failover.verdict import DEGRADED
 
 
@@ -42,6 +42,12 @@ class AckersAction(MariadbAction):
 def _stand_in(
     primary: MemberView, near: Sequence[MemberView], far: Sequence[MemberView], domains: int
 ) -> list[Step] | Refusal:
+    name, ackers = primary.target.name, [one for one in (*near, *far) if one.facts.get("acker")]
+    if any(testimony(one, primary)[0] == "alive" for one in ackers):
+        return [Step("", "release", name, Proof.R)]
+    lately = [one.target.name for one in ackers if not is_away(one, primary)]
+    if lately:
+        return Refusal((f"{' and '.join(lately)} may be back in a moment",))
     hidden = [one.target.name for one in far if not speaks(one) and not _gone(one, domains)]
     if hidden:
         names = " and ".join(hidden)
@@ -49,7 +55,7 @@ def _stand_in(
     able = [one for one in near if _attached(one, primary)]
     off = [_step(one, acker=False) for one in far if speaks(one) and one.facts["acker"]]
     if able:
-        return [*off, _step(able[0], acker=True), Step("", "release", primary.target.name, Proof.R)]
+        return [*off, _step(able[0], acker=True), Step("", "release", name, Proof.R)]
     if any(speaks(one) for one in (*near, *far)):
         return Refusal((f"no replica in {primary.target.site} follows {primary.target.name}",))
     return [_waiting(primary, waits=False)]
