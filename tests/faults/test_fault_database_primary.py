@@ -82,3 +82,23 @@ async def test_primary_frozen_without_a_fence(new_world: NewWorld, record: dict[
         assert row["about"] == [frozen.name] and facts["source"] == ""
         frozen.kill()
     await world.check()
+
+
+@pytest.mark.long
+async def test_a_write_whose_acknowledgement_is_lost(new_world: NewWorld) -> None:
+    """Replicas that received a write before they began to acknowledge never acknowledge it, and all commits wait
+    behind it: its session is ended, with no word of success, and the others go on."""
+    world = await new_world()
+    ackers = [one for one in world.databases.servers if one.site == "PA5"]
+    async with world.writing() as writers:
+        for enabled in (0, 1):
+            for one in ackers:
+                await one.sql(f"SET GLOBAL rpl_semi_sync_slave_enabled = {enabled}", "STOP SLAVE IO_THREAD")
+            await asyncio.sleep(0.5)  # a write comes, and waits
+            for one in ackers:
+                await one.sql("START SLAVE IO_THREAD")
+        moment = time.monotonic()
+        await writers.until_written(moment + 0.2, 20.0)
+        await world.until_verdict("healthy")
+        await writers.until_written(time.monotonic() + 1.0, 20.0)
+    assert await world.check() is world.databases.primary

@@ -86,17 +86,25 @@ async def told(target: Target) -> AsyncIterator[None]:
 
 async def _claim(opened: Session, target: Target, epoch: int) -> None:
     await opened.run("SET SESSION sql_log_bin = 0, sql_notes = 0")
+    found = await _raised(opened, epoch)
+    if found is None:
+        await opened.run(*CREATE_CLAIM)
+        found = await _raised(opened, epoch)
+    await opened.run("SET SESSION sql_log_bin = 1")
+    if found is None or found > epoch:
+        raise ActionError(f"{target.name} has been claimed by epoch {found}: epoch {epoch} is over")
+
+
+async def _raised(opened: Session, epoch: int) -> int | None:
+    """The claim, raised to *epoch* if it was lower; None: the table or its row is missing, as whoever made it died."""
     try:
         await opened.rows(RAISE_CLAIM, (epoch, epoch))
+        row = await opened.row(CLAIM)
     except SqlError as error:
         if error.number not in NO_TABLE:
             raise
-        await opened.run(*CREATE_CLAIM)
-        await opened.rows(RAISE_CLAIM, (epoch, epoch))
-    found = int((await opened.row(CLAIM))["epoch"])
-    await opened.run("SET SESSION sql_log_bin = 1")
-    if found > epoch:
-        raise ActionError(f"{target.name} has been claimed by epoch {found}: epoch {epoch} is over")
+        return None
+    return int(row["epoch"]) if row else None
 
 
 async def claim(targets: Sequence[Target], epoch: int) -> None:
