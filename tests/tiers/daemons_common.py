@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pwd
 import random
@@ -30,7 +31,8 @@ def require(*programs: str) -> None:
 
 def find(program: str) -> str | None:
     """The path of a program; Debian keeps daemons out of a user's PATH."""
-    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/lib/postgresql/15/bin")
+    folders = [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *glob.glob("/usr/lib/postgresql/*/bin")]
+    return shutil.which(program, path=":".join(folders))
 
 
 def free_port(host: str = "127.0.0.1") -> int:
