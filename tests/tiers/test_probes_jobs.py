@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import until
-from tiers.asked import FAIL, INCONCLUSIVE, PASS, SHORT, WARN, ask, brief, target
+from tiers.asked import FAIL, INCONCLUSIVE, PASS, SHORT, WARN, ask, brief, target, until_brief
 
 from ubisip.health.machine import Verdict
+from ubisip.health.probe import Finding
 from ubisip.health.probes.exec import ExecProbe
 from ubisip.health.probes.file_age import FileAgeProbe
 from ubisip.health.probes.push import PushProbe
@@ -117,6 +119,30 @@ async def test_file_age_the_newest_that_is_not_empty_counts(tmp_path: Path) -> N
     finding = await ask(probe, pattern)
     assert brief(finding) == (PASS, "ok")
     assert finding.facts["file"].endswith("new.dump") and HOUR - 5 < finding.facts["age"] < HOUR + 60
+
+
+async def test_file_age_a_file_system_that_hangs_takes_one_thread_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, asked = threading.Event(), []
+
+    def hang(pattern: str, **_: Any) -> list[str]:
+        asked.append(pattern)
+        answers.wait(20)
+        return []
+
+    monkeypatch.setattr("ubisip.health.probes.file_age.glob.iglob", hang)
+    probe = FileAgeProbe({"fail_after": HOUR})
+    assert brief(await ask(probe, "/nfs/*", timeout=SHORT)) == (FAIL, "timeout")
+    for _ in range(40):
+        assert brief(await ask(probe, "/nfs/*", timeout=SHORT)) == (INCONCLUSIVE, "file.hangs")
+    assert asked == ["/nfs/*"]
+    answers.set()
+
+    async def look() -> Finding:
+        return await ask(probe, "/nfs/*")
+
+    await until_brief(look, (FAIL, "file.missing"))
 
 
 async def test_file_age_a_folder_is_no_backup(tmp_path: Path) -> None:
