@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from processes import until
 from tiers.asked import FAIL, INCONCLUSIVE, PASS, SHORT, WARN, ask, brief, target, until_brief
 
+from ubisip.health.command import run
 from ubisip.health.machine import Verdict
 from ubisip.health.probe import Finding
 from ubisip.health.probes.exec import ExecProbe
@@ -83,6 +85,21 @@ def _runs(process: int) -> bool:
 async def test_exec_a_child_that_is_left_behind_does_not_hold_us_up(tmp_path: Path) -> None:
     command = script(tmp_path, "sleep 60 >/dev/null 2>&1 & exit 0")
     assert brief(await ask(ExecProbe({"command": [command]}), "x")) == (PASS, "ok")
+
+
+def test_exec_is_the_same_on_the_loop_that_gateways_run_on(tmp_path: Path) -> None:
+    """uvloop hands its ends of the pipes on to children, and minds when nobody reads what it writes."""
+
+    async def all_of_it() -> None:
+        probe = ExecProbe({"command": [script(tmp_path, "sleep 60 >/dev/null 2>&1 & exit 0")]})
+        assert brief(await ask(probe, "x")) == (PASS, "ok")
+        for _ in range(20):
+            assert (await run(["false"], {}, b"x" * 1000, 5)).code == 1
+        assert (await run(["cat"], {}, b"given", 5)).output == "given"
+        with pytest.raises(TimeoutError):
+            await run(["sleep", "60"], {}, b"", SHORT)
+
+    uvloop.run(all_of_it())
 
 
 async def test_exec_output_without_end_is_cut(tmp_path: Path) -> None:
