@@ -184,7 +184,7 @@ PROBES = {
         'kind = "file-age"\ninterval = 60.0\nparameters = { fail_after = 93600.0, warn_after = 90000.0, min_size = 1000 }\n'
         'members = [{ name = "dump", site = "PA2", address = "/var/backups/db-*.dump.gz" }]',
         "`age` `file` `size` `files`",
-        "`file.missing` `old`; warn: `old`; inconclusive: `file.many`",
+        "`file.missing` `old`; warn: `old`; inconclusive: `file.many` `file.hangs`",
     ),
     "push": Note(
         'kind = "push"\nparameters = { fail_after = 93600.0, record_file = "state/jobs.json" }\n'

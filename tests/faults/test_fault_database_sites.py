@@ -26,7 +26,7 @@ PAUSE_BAR = 10.0
 LOST_BAR = 12.0
 BUSY = 6.0
 UNREACHED = 120.0
-STORE_AWAY = 60.0
+STORE_AWAY = 300.0
 
 
 @pytest.fixture

@@ -288,6 +288,22 @@ def test_after_three_failures_a_person_is_asked(world: World) -> None:
     run(work, "pa2-gw1")
 
 
+def test_what_is_local_is_tried_until_it_succeeds(world: World) -> None:
+    """A proxy that is down for five minutes must still be told afterwards."""
+
+    async def work(sites: dict[str, Site]) -> None:
+        world.failing["drain"] = "no proxy there"
+        world.down.add("a")
+        await asyncio.sleep(300)
+        assert "drain a" not in world.done
+        told = [notice for notice, _ in sites["pa2-gw1"].tiers.controller._notices.open()]
+        assert sorted(notice.key for notice in told) == ["plan/db/member-down", "tier/db/verdict"], "one for all tries"
+        world.failing.clear()
+        await until(lambda: world.done[-1] == "drain a", 61.0)
+
+    run(work, "pa2-gw1", config=platform("pa2-gw1", tier=TIER.replace('"promote"', '"drain"')))
+
+
 def test_a_step_that_fails_after_it_leaves_a_plan_that_says_so(world: World) -> None:
     async def work(sites: dict[str, Site]) -> None:
         world.failing["follow"] = "nobody follows"

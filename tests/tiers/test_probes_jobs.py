@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from processes import until
-from tiers.asked import FAIL, INCONCLUSIVE, PASS, SHORT, WARN, ask, brief, target
+from tiers.asked import FAIL, INCONCLUSIVE, PASS, SHORT, WARN, ask, brief, target, until_brief
 
+from ubisip.health.command import run
 from ubisip.health.machine import Verdict
+from ubisip.health.probe import Finding
 from ubisip.health.probes.exec import ExecProbe
 from ubisip.health.probes.file_age import FileAgeProbe
 from ubisip.health.probes.push import PushProbe
@@ -83,6 +87,21 @@ async def test_exec_a_child_that_is_left_behind_does_not_hold_us_up(tmp_path: Pa
     assert brief(await ask(ExecProbe({"command": [command]}), "x")) == (PASS, "ok")
 
 
+def test_exec_is_the_same_on_the_loop_that_gateways_run_on(tmp_path: Path) -> None:
+    """uvloop hands its ends of the pipes on to children, and minds when nobody reads what it writes."""
+
+    async def all_of_it() -> None:
+        probe = ExecProbe({"command": [script(tmp_path, "sleep 60 >/dev/null 2>&1 & exit 0")]})
+        assert brief(await ask(probe, "x")) == (PASS, "ok")
+        for _ in range(20):
+            assert (await run(["false"], {}, b"x" * 1000, 5)).code == 1
+        assert (await run(["cat"], {}, b"given", 5)).output == "given"
+        with pytest.raises(TimeoutError):
+            await run(["sleep", "60"], {}, b"", SHORT)
+
+    uvloop.run(all_of_it())
+
+
 async def test_exec_output_without_end_is_cut(tmp_path: Path) -> None:
     command = script(tmp_path, "head -c 30000000 /dev/zero | tr '\\0' x; exit 0")
     finding = await ask(ExecProbe({"command": [command]}), "x", timeout=20)
@@ -117,6 +136,30 @@ async def test_file_age_the_newest_that_is_not_empty_counts(tmp_path: Path) -> N
     finding = await ask(probe, pattern)
     assert brief(finding) == (PASS, "ok")
     assert finding.facts["file"].endswith("new.dump") and HOUR - 5 < finding.facts["age"] < HOUR + 60
+
+
+async def test_file_age_a_file_system_that_hangs_takes_one_thread_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, asked = threading.Event(), []
+
+    def hang(pattern: str, **_: Any) -> list[str]:
+        asked.append(pattern)
+        answers.wait(20)
+        return []
+
+    monkeypatch.setattr("ubisip.health.probes.file_age.glob.iglob", hang)
+    probe = FileAgeProbe({"fail_after": HOUR})
+    assert brief(await ask(probe, "/nfs/*", timeout=SHORT)) == (FAIL, "timeout")
+    for _ in range(40):
+        assert brief(await ask(probe, "/nfs/*", timeout=SHORT)) == (INCONCLUSIVE, "file.hangs")
+    assert asked == ["/nfs/*"]
+    answers.set()
+
+    async def look() -> Finding:
+        return await ask(probe, "/nfs/*")
+
+    await until_brief(look, (FAIL, "file.missing"))
 
 
 async def test_file_age_a_folder_is_no_backup(tmp_path: Path) -> None:

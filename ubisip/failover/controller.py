@@ -50,8 +50,10 @@ SETTLE = 1.5
 """Seconds that a verdict must last before people are told: a plan may settle it."""
 BACK_OFF = 5.0
 """Seconds before a plan that failed is made again; they double."""
+LONGEST = 60.0
+"""Seconds at most between such plans: local ones are tried for ever."""
 TRIES = 3
-"""Plans that are tried for one matter before a person is asked."""
+"""Plans of class G or S that are tried for one matter before a person is asked."""
 SHOW = 1.0
 """Seconds between looks at the plans of whoever leads."""
 TIDY = 600.0
@@ -125,6 +127,8 @@ class _Tier:
     """The matter that plans were made for."""
     tries: int = 0
     """Plans for it that failed."""
+    given_up: bool = False
+    """They were too many: a person is asked."""
     not_before: float = -math.inf
     settled: bool = False
     """A plan for it has succeeded."""
@@ -278,11 +282,12 @@ class Controller:
     def _act(self, tier: _Tier, now: float) -> None:
         """Start a plan if the verdict calls for one and nothing stands against it."""
         if tier.case != tier.verdict.case:
-            tier.case, tier.tries, tier.not_before, tier.settled = tier.verdict.case, 0, -math.inf, False
+            tier.case, tier.settled = tier.verdict.case, False
+            tier.tries, tier.given_up, tier.not_before = 0, False, -math.inf
         tier.answer = None
         if tier.settled or not tier.setup.policy.rule(tier.verdict.code, tier.setup.rules):
             return
-        if tier.tries >= TRIES:
+        if tier.given_up:
             tier.answer = Refusal((f"plans for it failed: it waits for `ubisip failover {tier.setup.name}`",))
         elif now >= tier.not_before:
             tier.answer = self._answer(tier, self._situation(tier), "")
@@ -413,8 +418,10 @@ class Controller:
         if journal.progress is Progress.DONE:
             tier.settled = True
             return
-        tier.tries = TRIES if journal.progress is Progress.INCOMPLETE else tier.tries + 1
-        tier.not_before = self._clock() + BACK_OFF * 2 ** (tier.tries - 1)
+        tier.tries += 1
+        stuck = journal.progress is Progress.INCOMPLETE or tier.tries >= TRIES
+        tier.given_up = stuck and journal.plan.proof is not Proof.R
+        tier.not_before = self._clock() + min(LONGEST, BACK_OFF * 2 ** (tier.tries - 1))
 
     async def _cool(self, journal: Journal) -> None:
         """After an automatic success that changed something comes a pause; an operator's plan ends it."""
@@ -600,7 +607,7 @@ class Controller:
         await self._store.commit([], [], keys)
         self.paused = ""
         for tier in self._tiers.values():
-            tier.cool_until, tier.tries, tier.not_before = 0.0, 0, -math.inf
+            tier.cool_until, tier.tries, tier.given_up, tier.not_before = 0.0, 0, False, -math.inf
         self._watcher.audit(who, "resume", "done", {})
 
     def acknowledge(self, key: str, who: str) -> bool:

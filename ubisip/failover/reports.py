@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ubisip.failover.action import MemberView, Notice, Proof
+from ubisip.failover.action import MemberView, Notice, Proof, Situation
 from ubisip.failover.notices import Notices
 from ubisip.failover.plan import Journal, Progress
 from ubisip.failover.verdict import Policy, Verdict
+
+
+def plan_key(situation: Situation) -> str:
+    """The key of the notice on plans for *situation*: one for all that are tried for the same matter."""
+    return f"plan/{situation.tier}/{situation.request or situation.verdict}"
 
 
 class Reports:
@@ -58,8 +63,8 @@ class Reports:
         reason = f": {journal.reason}" if journal.reason else ""
         text = f"{journal.progress.value}{reason}. Steps: {steps}. Why: {'; '.join(it.situation.why)}"
         labels = {"tier": it.tier, "plan": it.id, "progress": journal.progress.value}
-        key = f"plan/{it.tier}/{it.id}"
-        self._tell(key, severity, f"tier {it.tier}: plan for {it.cause}", text, labels, (text,))
+        title = f"tier {it.tier}: plan for {it.cause}"
+        self._tell(plan_key(it.situation), severity, title, text, labels, (text,))
 
     def ourselves(self, name: str, *, store: str, configuration: str) -> None:
         """Why the gateway *name* cannot lead; empty: it can."""
