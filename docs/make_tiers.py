@@ -66,6 +66,16 @@ An action stands in a rule (`on_member_down = ["haproxy", "alert"]`) by its name
 | `first` | the first that can, in the order of the file; who serves stays while it can, unless `failback` | |
 | `all` | all that can | all other kinds |
 
+A pool takes three rules: one for each way in which a server leaves or comes back.
+
+```toml
+[tiers.web]
+kind = "http"
+on_member_down = ["haproxy", "alert"]   # the sick ones leave
+on_degraded = ["haproxy"]               # the weak ones get half
+on_healthy = ["haproxy"]                # all are back; without this rule nobody comes back by itself
+```
+
 Nobody is taken out before everybody has been asked once; who cannot be judged (a wrong password) stays as it is; when
 nobody can serve, nothing is changed. After a promotion their failure is told and the plan goes on; else the plan is
 tried again.

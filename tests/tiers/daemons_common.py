@@ -18,6 +18,8 @@ import pytest
 from processes import Child, wait_until
 
 _ports = iter(random.Random(os.getpid()).sample(range(12_000, 32_000), 20_000))
+AS = "--reuid {0} --regid {0} --clear-groups --pdeathsig TERM"
+"""Arguments of setpriv(1): another user, and still the end of it when the tests end, whatever ends them."""
 START = 60.0
 """Seconds that a daemon may need to start on a machine that is busy."""
 
@@ -85,7 +87,7 @@ class Yard:
         """A command as the daemons' user."""
         path = find(program)
         assert path, f"{program} is not installed"
-        as_user = ["setpriv", "--reuid", self._user, "--regid", self._user, "--clear-groups"] if self._user else []
+        as_user = ["setpriv", *AS.format(self._user).split()] if self._user else []
         return [*as_user, path, *arguments]
 
     def run(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:

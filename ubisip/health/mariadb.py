@@ -97,7 +97,7 @@ async def session(target: Target, timeout: float) -> AsyncIterator[Session]:
 
 def _connection(target: Target, timeout: float) -> Connection:
     host, port = split_address(target.address, PORT)
-    return Connection(  # type: ignore[no-untyped-call]
+    return Connection(
         host=host, port=port, user=target.user, password=target.password, autocommit=True,
         connect_timeout=max(1, round(timeout)), program_name="ubisip",
     )  # fmt: skip
