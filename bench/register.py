@@ -40,6 +40,8 @@ domains = ["{domain}"]
 credentials = "file:{users}"
 mirror = "{mirror}"
 """
+NOBODY = (f"{sipp.server_addresses(1)[0]}:{sipp.PORT}",)
+"""A telephony server that is not there: a gateway must have one."""
 SETTLE = 3.0
 """Seconds for a program to come to rest."""
 START_UP = 60.0
@@ -87,7 +89,7 @@ def write_users(directory: Path, count: int) -> Path:
 
 def measure(name: str, load: sipp.Load, users: int, directory: Path) -> Measure:
     """Start registrar *name*, put *load* on it, stop it."""
-    place, log, at = Place(directory, servers=()), directory / f"{name}.log", (sipp.GATEWAY, sipp.PORT)
+    place, log, at = Place(directory, servers=NOBODY), directory / f"{name}.log", (sipp.GATEWAY, sipp.PORT)
     try:
         command = CANDIDATES[name](place, write_users(directory, users))
         proxy = processes.start_listener(command, at, PROXY_CPU, log, directory)
@@ -193,7 +195,7 @@ def memory(count: int) -> dict[str, float]:
 def _held(directory: Path, users: int, phones: int) -> float:
     """Octets held by a gateway that knows so many users and has as many phones, at rest."""
     section = AGENTS.format(domain=LAB_DOMAIN, users=_lab_users(directory, users), mirror="off")
-    command = gateway(Place(directory, servers=()), section)
+    command = gateway(Place(directory, servers=NOBODY), section)
     at = (sipp.GATEWAY, sipp.PORT)
     running = processes.start_listener(command, at, None, directory / "gateway.log", directory, START_UP)
     try:
