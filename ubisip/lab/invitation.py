@@ -24,6 +24,8 @@ Ways = Mapping[Address, tuple[str, tuple[str, ...]]]
 
 ELSEWHERE = frozenset({430, 503})
 """After these, or silence, another gateway may take the call (RFC 3263 section 4.3, RFC 5626 section 11)."""
+MERGED = 482
+"""The callee has the call already (RFC 3261 section 8.2.2.2), by the hop that fell silent: that one's answer counts."""
 NO_ANSWER = 0
 """Outcome of a call that got no final response at all."""
 
@@ -48,6 +50,8 @@ class Invitation:
         caller, called = f"<sip:{ua.name}@{host}>;tag={self._tag}", f"<sip:{number}@{host}>"
         self._request = Request("INVITE", "", call.call_id, caller, called, 1, contact=ua.contact, body=SDP)
         self._active: ClientTransaction | None = None
+        self._silent: ClientTransaction | None = None
+        """The attempt before, when nothing was heard of it."""
         self._cancelled: set[str] = set()
         self._dialogs: dict[str, Dialog] = {}
         self._reset()
@@ -98,6 +102,7 @@ class Invitation:
     def _attempt(self, hop: Address) -> None:
         if self._active:
             self._active.stop()
+            self._silent = None if self._active.status else self._active
         self._reset()
         self._tally.attempt(self._call, hop)
         uri, routes = self._ways[hop] if self._ways else (f"sip:{self._number}@{hop[0]}:{hop[1]}", ())
@@ -118,6 +123,9 @@ class Invitation:
             _settle(self._heard, None)
             if self.given_up:
                 self._cancel(attempt)
+        elif status == MERGED and self._silent:
+            self._active, self._silent = self._silent, None
+            _settle(self._heard, None)
         else:
             _settle(self._outcome, status)
             _settle(self._heard, None)
