@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """make bench: every measurement, then docs/performance.md and the figures in README.md.
 
-Some ten minutes on two processors, which must be quiet.
+Some twenty minutes on two processors, which must be quiet.
 
-python -m bench [sidebyside] [callgrind] [faults] [micro]      only these, then the page
+python -m bench [sidebyside] [register] [callgrind] [faults] [micro]     only these, then the page
 python -m bench page                                           the page alone, from the results that are there
 """
 
@@ -16,10 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import callgrind, faults, processes, report, sidebyside
+from bench import callgrind, faults, processes, register, report, sidebyside
 
 HERE = Path(__file__).resolve().parent
-MODULES = {"sidebyside": sidebyside.main, "callgrind": callgrind.main, "faults": faults.main}
+MODULES = {
+    "sidebyside": sidebyside.main,
+    "register": register.main,
+    "callgrind": callgrind.main,
+    "faults": faults.main,
+}
 
 
 def micro() -> None:

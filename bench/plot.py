@@ -14,8 +14,21 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-COLOURS = {"relay": "#9aa5b1", "kamailio": "#d98e04", "kamailio-qm": "#e8c07d", "ubisip": "#1f6feb"}
-LABELS = {"relay": "bare relay\n(parses nothing)", "kamailio": "Kamailio\n(tlsf)", "kamailio-qm": "Kamailio\n(default)"}
+OPENSIPS_OCTETS = 1180
+"""What OpenSIPS publishes of its own usrloc."""
+COLOURS = {
+    "opensips": "#8a6fb0",
+    "relay": "#9aa5b1",
+    "kamailio": "#d98e04",
+    "kamailio-qm": "#e8c07d",
+    "ubisip": "#1f6feb",
+}
+LABELS = {
+    "opensips": "OpenSIPS\n(as published)",
+    "relay": "bare relay\n(parses nothing)",
+    "kamailio": "Kamailio\n(tlsf)",
+    "kamailio-qm": "Kamailio\n(default)",
+}
 
 
 Spread = Mapping[str, Sequence[float]]
@@ -64,5 +77,23 @@ def draw(sidebyside: Mapping[str, Any], instructions: Mapping[str, float], targe
         bars(places[1], f"MiB of memory after {sidebyside['load']['calls']:,} calls", memory)
         if instructions:
             bars(places[2], "own instructions a call (kernel excluded)", instructions)
+        figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None, dpi=110)
+        pyplot.close(figure)
+
+
+def draw_agents(register: Mapping[str, Any], target: Path) -> None:
+    """Write the picture of the registrars to *target*."""
+    sound = {name: one for name, one in register["summary"].items() if one and "us_per_registration" in one}
+    spread = {
+        name: [figures[name]["us_per_call"] for figures in register["rounds"] if not figures[name]["void"]]
+        for name in sound
+    }
+    with pyplot.rc_context({"svg.hashsalt": "ubisip", "font.family": "DejaVu Sans"}):
+        figure, places = pyplot.subplots(1, 2, figsize=(8.0, 2.2), layout="constrained")
+        rate = f"{register['load']['rate']:,}/s"
+        cpu = {name: one["us_per_registration"] for name, one in sound.items()}
+        bars(places[0], f"CPU microseconds a registration, {rate}", cpu, spread)
+        held = {"opensips": OPENSIPS_OCTETS, "ubisip": register["memory"]["octets_a_binding"]}
+        bars(places[1], f"octets a binding, of {register['memory']['bindings']:,}", held)
         figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None, dpi=110)
         pyplot.close(figure)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole registrations through the engine in virtual time: REGISTER, 401, REGISTER with credentials, 200; not mirrored.
 
-    python -m bench.registrations 500           as many, once: for valgrind (bench.callgrind register)
-    python -m bench.registrations memory 100000 octets of memory a binding, its account included
+python -m bench.registrations 500           as many, once: for valgrind (bench.callgrind register)
+python -m bench.registrations memory 100000 octets of memory a binding, its account included
 """
 
 from __future__ import annotations
@@ -66,8 +66,10 @@ def credentials(number: int, challenge: bytes) -> str:
     inner = hashlib.md5(f"REGISTER:{uri}".encode()).hexdigest()
     key = ha1("MD5", user, DOMAIN, "secret").hex()
     response = hashlib.md5(f"{key}:{nonce}:00000001:c0ffee:auth:{inner}".encode()).hexdigest()
-    return (f'Authorization: Digest username="{user}", realm="{DOMAIN}", nonce="{nonce}", uri="{uri}", '
-            f'response="{response}", algorithm=MD5, qop=auth, nc=00000001, cnonce="c0ffee"\r\n')
+    return (
+        f'Authorization: Digest username="{user}", realm="{DOMAIN}", nonce="{nonce}", uri="{uri}", '
+        f'response="{response}", algorithm=MD5, qop=auth, nc=00000001, cnonce="c0ffee"\r\n'
+    )
 
 
 def know(registrar: Engine, numbers: range) -> None:

@@ -13,6 +13,7 @@ from bench import plot
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 PICTURE = PAGE.with_suffix(".svg")
+AGENTS_PICTURE = PAGE.with_name("performance-agents.svg")
 
 TITLES = {
     "relay": "bare relay, parses nothing",
@@ -20,6 +21,8 @@ TITLES = {
     "kamailio-qm": "Kamailio, stateful, qm (its default)",
     "ubisip": "**ubisip**",
 }
+
+REGISTRARS = {"kamailio": "Kamailio, registrar, usrloc in memory, tlsf", "ubisip": "**ubisip**"}
 
 FAULTS = {
     "server-killed": ("One of six servers is killed at 200 calls/s, 2,000 calls", {
@@ -95,6 +98,26 @@ def faults_section(results: Mapping[str, Any]) -> str:
     return FAULTS_TEXT + "\n" + markdown(["what breaks", *names], rows)
 
 
+def register_section(results: Mapping[str, Any]) -> str:
+    rows = []
+    for name in ("kamailio", "ubisip"):
+        one = results["summary"][name]
+        if "us_per_registration" not in one:
+            rows.append([REGISTRARS[name], f"void in {one['void']} of {one['rounds']} rounds", "", ""])
+            continue
+        ratio = results["summary"]["ratio"] if name == "ubisip" else None
+        spread = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})" if ratio else ""
+        rows.append([REGISTRARS[name], f"{one['us_per_registration']:.1f}", spread, f"{one['pss_mib']:.1f}"])
+    head = ["registrar", "CPU us a registration", "/ Kamailio", "memory MiB"]
+    memory, replay = results["memory"], results["replay"]
+    kept = [
+        [f"memory a binding, octets, with {memory['bindings']:,}", _number(memory["octets_a_binding"])],
+        [f"seconds of a replay to an empty server, {replay['bindings']:,} bindings", f"{replay['seconds']:.1f}"],
+    ]
+    text = REGISTER.format(**results["load"], rounds=len(results["rounds"]), picture=AGENTS_PICTURE.name)
+    return f"{text}\n{markdown(head, rows)}\n{markdown(['a gateway with agents', ''], kept)}"
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2f}"
 
@@ -129,8 +152,15 @@ def write() -> None:
     if not sidebyside:
         raise RuntimeError("there are no results of the side-by-side comparison: run python -m bench sidebyside")
     plot.draw(sidebyside, instructions.get("instructions_per_call", {}), PICTURE)
+    if register := load("register"):
+        plot.draw_agents(register, AGENTS_PICTURE)
     parts = [HEAD, sidebyside_section(sidebyside)]
-    for name, section in [("callgrind", instructions_section), ("faults", faults_section), ("micro", micro_section)]:
+    for name, section in [
+        ("register", register_section),
+        ("callgrind", instructions_section),
+        ("faults", faults_section),
+        ("micro", micro_section),
+    ]:
         results = load(name)
         if results:
             parts.append(section(results))
@@ -154,6 +184,17 @@ processor; SIPp has the other. Every round runs all candidates in turn, and the 
 (least to most).
 
     python -m bench.sidebyside --rate {rate} --calls {calls} --rounds {rounds} relay kamailio ubisip
+"""
+
+REGISTER = """## Agents
+
+{rate:,} registrations/s over UDP, {registrations:,} a round by {users:,} agents, {rounds} rounds: REGISTER, 401,
+REGISTER with credentials, 200; not mirrored. One worker each, alone on one processor; the ratio is that within a round.
+The memory of a binding is what a whole gateway grows by, the list of credentials and their digests included.
+
+![CPU time a registration, memory a binding]({picture})
+
+    python -m bench.register
 """
 
 INSTRUCTIONS = """## Instructions of our own code

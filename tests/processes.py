@@ -109,7 +109,7 @@ class Gateway:
         self.child: Child | None = None
         self.config = place.config
         self._place = place
-        self._admin = admin
+        self.admin = admin
         self._prefix = list(prefix)
 
     def launch(self) -> None:
@@ -154,7 +154,7 @@ class Gateway:
 
     def get(self, path: str) -> str:
         """The answer to an HTTP GET."""
-        with urllib.request.urlopen(f"http://{self._admin}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as answer:
             text: str = answer.read().decode()
             return text
 

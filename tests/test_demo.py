@@ -20,7 +20,7 @@ DEMO = [sys.executable, "-m", "ubisip.proxy", "--demo"]
 @pytest.fixture(scope="module")
 def seconds() -> list[dict[str, Any]]:
     """What a short demo tells, one dictionary a second and the final one."""
-    platform = free_platform()
+    platform = free_platform(phones=demo.AGENTS)
     run = subprocess.run(
         [*DEMO, "--duration", "12", "--rate", "10", "--json"], capture_output=True, text=True, timeout=90
     )
@@ -65,8 +65,17 @@ def test_every_server_and_gateway_carries_calls(seconds: list[dict[str, Any]]) -
     assert carried == {part["name"] for part in seconds[0]["parts"]}
 
 
+def test_agents_are_registered_with_both_sites_and_take_the_calls(seconds: list[dict[str, Any]]) -> None:
+    told, final = seconds[:-1], seconds[-1]
+    assert {second["agents"] for second in told} == {demo.AGENTS}
+    assert max(second["at_both_sites"] for second in told) == demo.AGENTS
+    assert told[-1]["at_both_sites"] + told[-1]["at_one_site"] == demo.AGENTS
+    assert final["taken_by_agents"] > final["calls"] / 2  # most of the calls come in, the others go out
+    assert "agents took" in " ".join(final["details"])
+
+
 def test_an_interrupt_leaves_nothing_behind() -> None:
-    platform = free_platform()
+    platform = free_platform(phones=demo.AGENTS)
     with subprocess.Popen([*DEMO, "--rate", "10"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout
         assert "calls" in run.stdout.readline()
@@ -81,7 +90,7 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
 def test_a_gateway_that_does_not_start_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    platform = free_platform()
+    platform = free_platform(phones=demo.AGENTS)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert demo.run_demo(duration=5, rate=1) == 1
     assert "gw1 ended by itself (exit status 1)" in capsys.readouterr().err

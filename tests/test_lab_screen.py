@@ -24,7 +24,24 @@ def second(gateways: int = 2) -> Second:
         PartSecond(part.name, kind, part.site, "degraded", 1234, 100) for kind, parts in kinds for part in parts
     )
     return Second(
-        6, 60.0, parts, 123456, 50, 12345, 123456, 120000, 12, 3, 40, 2.0041, 0.0049, EVENTS, (EVENTS[-1][1],)
+        second=6,
+        duration=60.0,
+        parts=parts,
+        placed=123456,
+        new=50,
+        in_progress=12345,
+        answered=123456,
+        ended=120000,
+        failed=12,
+        lost=3,
+        agents=200,
+        at_both_sites=187,
+        at_one_site=12,
+        cut=40,
+        worst=2.0041,
+        p99=0.0049,
+        events=EVENTS,
+        news=(EVENTS[-1][1],),
     )
 
 
@@ -47,11 +64,13 @@ def test_the_table_names_every_part_and_the_latest_events() -> None:
         assert part.name in text
     assert "pa2-tel6 killed" in text and "pa2-tel1 killed" not in text
     assert "123,456" in text and "2,004 ms" in text and "4.9 ms" in text
+    assert "200 agents" in text and "187 agents" in text
 
 
 def test_a_line_tells_counts_delays_and_the_events_of_its_second() -> None:
     text = line(second())
     assert "123456 calls, 50 new, 12345 in progress, 123456 answered, 12 failed, 3 lost" in text
+    assert "187 of 200 agents at both sites" in text
     assert "worst 2,004 ms, p99 4.9 ms; pa2-tel6 killed" in text
     assert "pa2-tel5 killed" not in text
 
@@ -59,6 +78,7 @@ def test_a_line_tells_counts_delays_and_the_events_of_its_second() -> None:
 def test_the_record_is_json_with_delays_in_milliseconds() -> None:
     fields = json.loads(json.dumps(record(replace(second(), events=((5, "past"), (6, "now")), news=("now",)))))
     assert (fields["worst_delay_ms"], fields["p99_delay_ms"], fields["events"]) == (2004.1, 4.9, ["now"])
+    assert (fields["agents"], fields["at_both_sites"], fields["at_one_site"]) == (200, 187, 12)
     assert fields["parts"][0] == {
         "name": "sbc-1", "kind": "sbc", "site": "PA2", "state": "degraded", "calls": 1234, "new": 100
     }  # fmt: skip

@@ -8,21 +8,20 @@ import csv
 import io
 import os
 import tomllib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from array import array
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
 from ubisip.agents.credentials import Unavailable
-from ubisip.agents.secret import Digests, Secret, digests_of, read_ha1, secret_of_ha1s
-from ubisip.agents.source import Change, Listing, Options
+from ubisip.agents.roll import Roll
+from ubisip.agents.secret import ALGORITHMS, Secret, digests_of, read_ha1, secret_of_ha1s
+from ubisip.agents.source import Change, Changes, Listing, Options
 
 MAX_FILE = 64 * 1024 * 1024
 """Octets; a million users with HA1s."""
 SLICE = 250
 """Users between two turns of the loop: some 2 ms."""
 _T = TypeVar("_T")
-_Key = tuple[str, str]
-_Digests = tuple[bytes, ...]
-"""What :class:`Digests` holds; a plain tuple, which the garbage collector need not visit in each of its passes."""
 _Row = tuple[str, str, Secret]
 """Name, realm, secret."""
 
@@ -34,7 +33,7 @@ class FileSource:
         self.mistakes: list[str] = []
         self._path = options.url.path
         self._realm = options.realm
-        self._users: dict[_Key, _Digests] = {}
+        self._users = Roll()
         self._read: tuple[int, ...] = ()
         self._seen: tuple[int, ...] = ()
 
@@ -45,13 +44,13 @@ class FileSource:
         """
         if not self._read:
             raise Unavailable(f"{self._path} is about to be read")
-        known = self._users.get((user, realm))
-        if known is None:
+        at = self._users.place(user, realm)
+        if at < 0:
             return None
-        hexes = zip(("MD5", "SHA-256", "SHA-512-256"), (digest.hex() for digest in known), strict=True)
+        hexes = zip(ALGORITHMS, (digest.hex() for digest in self._users.digests(at)), strict=True)
         return Secret(ha1={algorithm: digits for algorithm, digits in hexes if digits})
 
-    async def changes(self) -> list[Change]:
+    async def changes(self) -> Changes:
         """All users at the first call, then those that changed; who still writes has the time between two calls to end.
 
         :raises OSError: the file cannot be read, or is too large.
@@ -60,11 +59,13 @@ class FileSource:
         now = _signature(self._path)
         settled, self._seen = now == self._seen or not self._read, now
         if now == self._read or not settled:
-            return []
+            return ()
         users, mistakes = await self._users_of_file()
         if self._users and not users:
             raise ValueError(f"{self._path} has no users any more")
-        changes = [change async for change in _paced(_differences(self._users, users)) if change is not None]
+        changes = Differences(self._users, users)
+        async for _ in _paced(changes.look()):
+            pass
         self._users, self._read, self.mistakes = users, now, mistakes
         return changes
 
@@ -76,20 +77,18 @@ class FileSource:
     async def close(self) -> None:
         """There is nothing to end."""
 
-    async def _users_of_file(self) -> tuple[dict[_Key, _Digests], list[str]]:
+    async def _users_of_file(self) -> tuple[Roll, list[str]]:
         text = await asyncio.to_thread(_text, self._path)
         is_toml = self._path.endswith(".toml")
         rows = _toml_rows(_toml_users(text), self._realm) if is_toml else _csv_rows(text, self._realm)
-        users: dict[_Key, _Digests] = {}
+        users = Roll(text.count("\n") + 1)
         mistakes: list[str] = []
         async for row in _paced(rows):
             if isinstance(row, str):
                 mistakes.append(f"{self._path}: {row}")
                 continue
             name, realm, secret = row
-            digests = tuple(digests_of(secret, name, realm))
-            before = users.get((name, realm), digests)
-            users[name, realm] = tuple(new or old for new, old in zip(digests, before, strict=True))
+            users.put(name, realm, digests_of(secret, name, realm))
         return users, mistakes
 
 
@@ -101,12 +100,35 @@ async def _paced(items: Iterator[_T]) -> AsyncIterator[_T]:
             await asyncio.sleep(0)
 
 
-def _differences(before: Mapping[_Key, _Digests], after: Mapping[_Key, _Digests]) -> Iterator[Change | None]:
-    """What changed; None for each user who did not."""
-    for key, digests in after.items():
-        yield Change(*key, Digests(*digests)) if before.get(key) != digests else None
-    for key in before:
-        yield Change(*key, None) if key not in after else None
+class Differences:
+    """What changed from one roll to the next; only places are kept, since they may be a hundred thousand."""
+
+    def __init__(self, before: Roll, after: Roll) -> None:
+        self._before = before
+        self._after = after
+        self._new = array("Q")
+        self._gone = array("Q")
+
+    def look(self) -> Iterator[None]:
+        """Find them; a step for each user."""
+        for at in self._after:
+            old = self._before.place(*self._after.user(at)) if len(self._before) else -1
+            if old < 0 or self._before.digests(old) != self._after.digests(at):
+                self._new.append(at)
+            yield
+        for at in self._before:
+            if self._after.place(*self._before.user(at)) < 0:
+                self._gone.append(at)
+            yield
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._gone)
+
+    def __iter__(self) -> Iterator[Change]:
+        for at in self._new:
+            yield Change(*self._after.user(at), self._after.digests(at))
+        for at in self._gone:
+            yield Change(*self._before.user(at), None)
 
 
 def _signature(path: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -34,6 +35,13 @@ class Change:
     """None: the user is gone."""
 
 
+class Changes(Protocol):
+    """Some users, made one by one as they are asked for; a list of them is one, too."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Change]: ...
+
+
 @runtime_checkable
 class Listing(Protocol):
     """A source that can list all users, so that the core need not ask."""
@@ -41,7 +49,7 @@ class Listing(Protocol):
     mistakes: list[str]
     """What was passed over at the last reading, one line of text each."""
 
-    async def changes(self) -> list[Change]:
+    async def changes(self) -> Changes:
         """All users at the first call, later those that changed since.
 
         :raises OSError: the list cannot be read; what it said before stands.

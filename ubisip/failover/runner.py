@@ -201,7 +201,8 @@ class Runner:
     # Both
 
     def _fence(self, it: Journal) -> None:
-        """
+        """Go no further without the lease.
+
         :raises Fenced: the lease under which the plan runs is not ours any more.
         """
         if self._epoch() != it.plan.epoch:

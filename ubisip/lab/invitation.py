@@ -24,6 +24,8 @@ Ways = Mapping[Address, tuple[str, tuple[str, ...]]]
 
 ELSEWHERE = frozenset({430, 503})
 """After these, or silence, another gateway may take the call (RFC 3263 section 4.3, RFC 5626 section 11)."""
+MERGED = 482
+"""The callee has the call already (RFC 3261 section 8.2.2.2), by the hop that fell silent: that one's answer counts."""
 NO_ANSWER = 0
 """Outcome of a call that got no final response at all."""
 
@@ -48,6 +50,8 @@ class Invitation:
         caller, called = f"<sip:{ua.name}@{host}>;tag={self._tag}", f"<sip:{number}@{host}>"
         self._request = Request("INVITE", "", call.call_id, caller, called, 1, contact=ua.contact, body=SDP)
         self._active: ClientTransaction | None = None
+        self._silent: ClientTransaction | None = None
+        """The attempt before, when nothing was heard of it."""
         self._cancelled: set[str] = set()
         self._dialogs: dict[str, Dialog] = {}
         self._reset()
@@ -57,15 +61,17 @@ class Invitation:
         self._heard: asyncio.Future[None] = loop.create_future()
         self._outcome: asyncio.Future[Dialog | int] = loop.create_future()
 
-    async def run(self, hops: Sequence[Address], patience: float) -> Dialog | int:
+    async def run(self, hops: Sequence[Address], patience: float, last: float | None = None) -> Dialog | int:
         """Try *hops* in turn, hang up when nobody answers within *patience* seconds.
 
+        The last of *hops* may be without any response for *last* seconds, until timer B when there is nobody else.
         Returns the dialog of the answered call, or the status of the failure (NO_ANSWER: there was none).
         """
         outcome: Dialog | int = NO_ANSWER
         try:
             for hop in hops:
-                outcome = await self._try(hop, patience, last=hop == hops[-1])
+                silent = (last or self._ua.timers.timeout) if hop == hops[-1] else self._ua.patience
+                outcome = await self._try(hop, patience, silent)
                 if self.given_up or (self._heard.done() and outcome not in ELSEWHERE):
                     break
         finally:
@@ -81,22 +87,22 @@ class Invitation:
         if self._active:
             self._cancel(self._active)
 
-    async def _try(self, hop: Address, patience: float, last: bool) -> Dialog | int:
-        """One next hop; the last one has until timer B to answer."""
-        timeout = self._ua.timers.timeout
+    async def _try(self, hop: Address, patience: float, silent: float) -> Dialog | int:
+        """One next hop, for *silent* seconds without any response."""
         self._attempt(hop)
-        if not await within(timeout if last else self._ua.patience, self._heard):
+        if not await within(silent, self._heard):
             self._hops.silent(hop, asyncio.get_running_loop().time())
             return NO_ANSWER
         self._hops.heard(hop)
         if not await within(patience, self._outcome):
             self.give_up()
-            await within(timeout, self._outcome)
+            await within(self._ua.timers.timeout, self._outcome)
         return self._outcome.result() if self._outcome.done() else NO_ANSWER
 
     def _attempt(self, hop: Address) -> None:
         if self._active:
             self._active.stop()
+            self._silent = None if self._active.status else self._active
         self._reset()
         self._tally.attempt(self._call, hop)
         uri, routes = self._ways[hop] if self._ways else (f"sip:{self._number}@{hop[0]}:{hop[1]}", ())
@@ -117,6 +123,9 @@ class Invitation:
             _settle(self._heard, None)
             if self.given_up:
                 self._cancel(attempt)
+        elif status == MERGED and self._silent:
+            self._active, self._silent = self._silent, None
+            _settle(self._heard, None)
         else:
             _settle(self._outcome, status)
             _settle(self._heard, None)

@@ -110,7 +110,7 @@ class LabPlatform:
         if self.phones:
             tables.append(
                 f'[agents]\nrealm = "{DOMAIN}"\ndomains = ["{DOMAIN}"]\n'
-                'credentials = "file:users.csv"\nmirror = "site"\n'
+                'credentials = "file:users.csv"\nmirror = "platform"\n'
             )
         tables.append(f"[health.sip]\n{HEALTH}")
         return "\n".join(tables)

@@ -133,9 +133,9 @@ def _totals(second: Second) -> Table:
     cells = [Text(f"{value:,}", "bold red" if name in bad and value else "bold") for name, value in counts.items()]
     for name in counts:
         grid.add_column(name, justify="right", no_wrap=True)
-    agents = Text(str(second.at_both_sites), "bold" if second.at_both_sites == second.agents else "bold yellow")
-    grid.add_column("agents at both sites", justify="right", no_wrap=True)
-    cells.append(agents)
+    grid.add_column("both sites", justify="right", no_wrap=True)
+    everybody = second.at_both_sites == second.agents
+    cells.append(Text(f"{second.at_both_sites} agents", "bold" if everybody else "bold yellow"))
     for name, delay in (("PDD worst", second.worst), ("PDD p99", second.p99)):
         grid.add_column(name, justify="right", no_wrap=True)
         cells.append(Text(_milliseconds(delay), "bold yellow" if delay > 1 else "bold"))

@@ -100,31 +100,41 @@ class Server(Party):
             transaction.respond(200, headers=contacts)
 
     async def _answer(self, transaction: ServerTransaction) -> None:
-        """One call that came in: an agent takes it, if one is free."""
-        now = asyncio.get_running_loop().time()
-        agent = self.queue.take(self.locations.agents(now)) if self.queue is not None else None
-        if agent is None:
-            await super()._answer(transaction)
-            return
+        """One call that came in: an agent takes it, else the server itself."""
+        call_id = transaction.request.call_id
+        asked: set[str] = set()
+        while (agent := self._free_agent(asked)) is not None:
+            if not asked:
+                self.carried[call_id] = "in"
+                transaction.respond(180, contact=self.contact)
+            asked.add(agent)
+            if await self._offer(transaction, agent):
+                self.carried.pop(call_id, None)
+                return
+        await super()._answer(transaction)
+
+    def _free_agent(self, asked: set[str]) -> str | None:
+        """The next of the queue whom this server knows a way to, but those who were *asked* already."""
+        if self.queue is None:
+            return None
+        known = self.locations.agents(asyncio.get_running_loop().time())
+        return self.queue.take(agent for agent in known if agent not in asked)
+
+    async def _offer(self, transaction: ServerTransaction, agent: str) -> bool:
+        """Whether the call is over: this agent took it, or the caller has hung up; else it is another's turn."""
         assert self.queue is not None
         call_id = transaction.request.call_id
-        self.carried[call_id] = "in"
         self._taken[call_id] = agent
-        transaction.respond(180, contact=self.contact)
-        await self._connect(transaction, agent)
-        self.carried.pop(call_id, None)
-        self.queue.give_back(self._taken.pop(call_id))
-
-    async def _connect(self, transaction: ServerTransaction, agent: str) -> None:
-        """Call the agent; when he answers the caller is answered too, and either side ends both."""
         leg = await self._call_agent(agent, transaction)
-        if leg is None:
-            if not transaction.cancelled.done():
-                transaction.respond(480)
-            return
-        if transaction.cancelled.done():
+        if leg is not None and transaction.cancelled.done():
             await self._bye(leg)
-            return
+        elif leg is not None:
+            await self._connect(transaction, leg)
+        self.queue.give_back(self._taken.pop(call_id))
+        return leg is not None or transaction.cancelled.done()
+
+    async def _connect(self, transaction: ServerTransaction, leg: Dialog) -> None:
+        """The agent has answered: so is the caller, and either side ends both."""
         dialog = Dialog.callee(transaction.request, transaction.to_tag)
         self.dialogs[dialog.call_id, dialog.local_tag] = dialog
         if not await self.accept(transaction, dialog):
@@ -135,21 +145,22 @@ class Server(Party):
                 await self._bye(one)
 
     async def _call_agent(self, agent: str, transaction: ServerTransaction) -> Dialog | None:
-        """The call to an agent by the gateways that have his flows, of those that answer; None: he did not take it."""
+        """The call to an agent by the gateways that have his flows, of those that answer; None: he did not take it.
+
+        A gateway that is silent costs the caller no more than the patience of this server: another agent is as good.
+        """
         now = asyncio.get_running_loop().time()
         ways = {way.hop: (way.contact, (way.path,)) for way in self.locations.of(agent, now)}
         hops = [hop for hop in self.hops.order(now) if hop in ways]
         call = self.legs.place(f"{secrets.token_hex(10)}@{self.name}")
         invitation = Invitation(self, self.hops, self.legs, call, agent, ways)
         transaction.cancelled.add_done_callback(lambda _: invitation.give_up())
-        outcome = await invitation.run(hops, self.behaviour.patience)
+        outcome = await invitation.run(hops, self.behaviour.patience, last=self.patience)
         if isinstance(outcome, Dialog):
             self.legs.answer(call)
             self.legs.end(call)
             return outcome
-        if not transaction.cancelled.done():
-            self.legs.end(call, outcome)
-        self.legs.calls.pop(call.call_id, None)
+        self.legs.calls.pop(call.call_id, None)  # whether the call is lost is for its caller to say
         return None
 
     def _lose_agents(self, queue: Queue) -> None:

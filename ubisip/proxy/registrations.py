@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 from ubisip.agents.census import Census, mark_of
@@ -73,7 +73,8 @@ class Registrations:
         self._brake = Brake()
         self._worker: Registrar | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._to_push: deque[Change] = deque()
+        self._to_push: deque[Iterator[Change]] = deque()
+        self._change: Change | None = None
         self._snapshot_at = -math.inf
         self._lost = 0
         self._listed = False
@@ -114,7 +115,7 @@ class Registrations:
     @property
     def complete(self) -> bool:
         """The core is told every user there is: whom it does not know does not exist."""
-        return self._listed and not self._to_push
+        return self._listed and not self._to_push and self._change is None
 
     # Life
 
@@ -127,7 +128,7 @@ class Registrations:
         self._restore(worker)
         if isinstance(self._source, Listing):
             try:
-                self._to_push.extend(await self._source.changes())
+                self._to_push.append(iter(await self._source.changes()))
             except (OSError, ValueError) as error:
                 raise UsageError(f"agents.credentials: {error}") from error
             self._listed = True
@@ -228,7 +229,7 @@ class Registrations:
         if changes:
             log.info("credentials: %d users changed", len(changes))
             self._tell_mistakes(self._source)
-        self._to_push.extend(changes)
+            self._to_push.append(iter(changes))
         self._listed = True
 
     async def _push(self) -> None:
@@ -236,17 +237,24 @@ class Registrations:
         assert self._worker is not None
         number = 0
         try:
-            while self._to_push:
-                change = self._to_push[0]
+            while (change := self._change or self._next_change()) is not None:
+                self._change = change
                 known = change.digests is not None
                 digests, lifetime = change.digests or NO_DIGESTS, FOR_EVER if known else UNKNOWN_LIFETIME
                 self._worker.credential(change.user, change.realm, *digests, known, lifetime)
-                self._to_push.popleft()
+                self._change = None
                 number += 1
                 if number % PUSHED == 0:
                     await asyncio.sleep(0.01)
         except BufferError as error:
             self._failed("mailbox", str(error))
+
+    def _next_change(self) -> Change | None:
+        while self._to_push:
+            for change in self._to_push[0]:
+                return change
+            self._to_push.popleft()
+        return None
 
     async def _keep(self) -> None:
         now = time.monotonic()

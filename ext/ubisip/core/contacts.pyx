@@ -341,9 +341,9 @@ cdef bint goes_by_contact(const Proxy* p, const ParsedMessage* m, const Flow* fr
     if not parse_ip(m.data, uri.host, &contact) or not parse_ip(m.data, m.via.host, &via):
         return False
     contact.port = uri.port if uri.port else 5060
-    if not same_ip(&via, &from_.peer) or is_peers(p.view, &contact):
+    if not same_ip(&via, &from_.peer) or same_ip(&contact, &from_.peer) and (
+            from_.stream or contact.port == from_.peer.port):
         return False
-    if from_.stream:
-        return not same_ip(&contact, &from_.peer)
-    return (m.via.port if m.via.port else 5060) == from_.peer.port and \
-        not (same_ip(&contact, &from_.peer) and contact.port == from_.peer.port)
+    if from_.stream == 0 and (m.via.port if m.via.port else 5060) != from_.peer.port:
+        return False
+    return not is_peers(p.view, &contact)

@@ -20,7 +20,7 @@ from ubisip.core.engine cimport (
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
-from ubisip.core.proxy cimport DATAGRAM, Proxy
+from ubisip.core.proxy cimport DATAGRAM, SHED_REGISTERS, Proxy
 from ubisip.core.snapshot cimport DESTINATIONS, LISTENERS, PlatformView, Snapshot
 
 
@@ -61,6 +61,7 @@ cdef enum:
     LEISURELY = 8            # times as long: an agent's phone waits for milliseconds, not its user
     CROWDED = 5000           # microseconds likewise: registrations are put off
     BEHIND = 20000           # microseconds without seeing an empty socket: new calls are shed until it has caught up
+    STORM = 250000           # the same while registrations are put off, which is cheap: calls are not to pay for them
 
 
 cdef enum LetterKind:
@@ -109,6 +110,7 @@ cdef class Worker:
     cdef int64_t busy
     cdef int leisure         # turns in a row without a call
     cdef int64_t caught_up   # when every socket was last seen empty
+    cdef uint64_t put_off    # registrations, until then
     cdef uint64_t batches, received, sent, send_errors
     cdef Letter* box
     cdef uint32_t box_head
@@ -420,21 +422,25 @@ cdef class Worker:
         """Drain every socket, sending after each batch; gives the number of datagrams."""
         cdef int i, total = 0
         cdef bint empty = True
+        cdef int64_t late
         for i in range(self.fd_count):
             if self.fds[i] >= 0:
                 total += self.receive_from(i, now, &empty)
         if empty:
             self.caught_up = clock()
+            self.put_off = self.proxy.counters[SHED_REGISTERS]
             self.proxy.overloaded = self.proxy.crowded = False
             return total
-        if clock() - self.caught_up > CROWDED:
+        late = clock() - self.caught_up
+        if late > CROWDED:
             self.proxy.crowded = True
-        if clock() - self.caught_up > BEHIND:
+        if late > (STORM if self.proxy.counters[SHED_REGISTERS] != self.put_off else BEHIND):
             self.proxy.overloaded = True
         return total
 
     cdef int receive_from(self, int listener, int64_t now, bint* empty) noexcept nogil:
         cdef int _turn, count, i, total = 0, errors = 0
+        cdef int64_t began = now
         for _turn in range(BATCHES_A_TURN):
             count = batch_receive(self.incoming, self.fds[listener])
             if count < 0:
@@ -454,6 +460,8 @@ cdef class Worker:
             if count < batch_size():
                 return total
             now = clock()
+            if now - began > CROWDED:
+                self.proxy.crowded = True
         empty[0] = False
         return total
 

@@ -33,6 +33,8 @@ VARIABLES = """SELECT @@version AS version, @@server_id AS server_id, @@gtid_dom
     @@global.rpl_semi_sync_slave_enabled AS acker"""
 STATUS = """SHOW GLOBAL STATUS WHERE Variable_name IN ('Uptime', 'Rpl_semi_sync_master_status',
     'Rpl_semi_sync_master_clients', 'Rpl_semi_sync_master_wait_sessions', 'Slave_heartbeat_period')"""
+WAITING = """SELECT MAX(time_ms) / 1000 AS seconds FROM information_schema.processlist
+    WHERE state LIKE 'Waiting for semi-sync ACK%'"""
 CLAIM = "SELECT epoch FROM ubisip.claim WHERE id = 1"
 REIGN = "SELECT reign, primary_name FROM ubisip.reign WHERE id = 1"
 FLAGS = ("read_only", "log_bin", "log_slave_updates", "gtid_strict", "semisync_primary", "acker")
@@ -115,6 +117,7 @@ async def read_facts(opened: Session) -> dict[str, Any]:
     facts["missing"] = missing
     facts.update(_replication(await opened.rows("SHOW ALL SLAVES STATUS") if "SLAVE MONITOR" not in missing else []))
     facts.update(_status({row["Variable_name"]: row["Value"] for row in await opened.rows(STATUS)}))
+    facts["waiting_for"] = await _waiting_for(opened) if facts["waiting"] else 0.0
     facts["attached"] = await _attached(opened) if "REPLICATION MASTER ADMIN" not in missing else ()
     facts.update(await _marks(opened) if not missing else NO_MARKS)
     facts["role"] = "replica" if facts["source"] else "alone" if facts["read_only"] else "primary"
@@ -149,6 +152,11 @@ def _status(values: Mapping[str, str]) -> dict[str, Any]:
         "waiting": int(values.get("Rpl_semi_sync_master_wait_sessions", 0)),
         "heartbeat_period": float(values.get("Slave_heartbeat_period", 0.0)),
     }
+
+
+async def _waiting_for(opened: Session) -> float:
+    """Seconds that the oldest write waits for its acknowledgement."""
+    return float((await opened.row(WAITING))["seconds"] or 0.0)
 
 
 async def _attached(opened: Session) -> tuple[int, ...]:
