@@ -18,7 +18,7 @@ settings.load_profile("ubisip")
 REAL = tuple(
     f"tests/{name}"
     for name in (
-        "agents/test_credentials_databases.py", "agents/test_registrar_live.py", "faults/", "peers/",
+        "agents/test_credentials_databases.py", "agents/test_registrar_", "faults/", "peers/",
         "rfc/test_streams.py", "test_lab", "test_demo", "test_gateway",
     )
 )  # fmt: skip
