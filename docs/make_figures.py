@@ -32,10 +32,11 @@ def _load(name: str) -> Any:
 def _table() -> str:
     load = _load("sidebyside")
     peer = load["machine"]["kamailio"].partition("kamailio ")[2].split(" ")[0]
+    rows = (*_load_rows(load), *_code_rows(), *_agent_rows(), *_fault_rows())
     lines = [
         f"| measured side by side | bare relay | Kamailio {peer} | ubisip |",
         "|---|---:|---:|---:|",
-        *(f"| {what} | {' | '.join(cells)} |" for what, cells in (*_load_rows(load), *_code_rows(), *_fault_rows())),
+        *(f"| {what} | {' | '.join(cells)} |" for what, cells in rows),
     ]
     return "\n".join(lines) + "\n"
 
@@ -59,6 +60,24 @@ def _load_rows(measured: dict[str, Any]) -> list[Row]:
 def _code_rows() -> list[Row]:
     counted = _load("callgrind")["instructions_per_call"]
     return [("instructions of own code a call", ["", *(f"{counted[name]:,.0f}" for name in NAMES[1:])])]
+
+
+def _agent_rows() -> list[Row]:
+    """The registrar's; none as long as they were not measured."""
+    if not (RESULTS / "register.json").exists():
+        return []
+    measured = _load("register")
+    one, ratio = measured["summary"], measured["summary"]["ratio"]
+    rate = f"{measured['load']['rate']:,}/s"
+    cpu = [f"{one[name]['us_per_registration']:.1f}" for name in NAMES[1:]]
+    spread = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    memory, replay = measured["memory"], measured["replay"]
+    return [
+        (f"CPU time a registration at {rate}, microseconds", ["", *cpu]),
+        ("the same by Kamailio's of the same round", ["", "1", spread]),
+        (f"memory a binding, of {memory['bindings']:,}, octets", ["", "", f"{memory['octets_a_binding']:,.0f}"]),
+        (f"replay of {replay['bindings']:,} bindings to an empty server, s", ["", "", f"{replay['seconds']:.1f}"]),
+    ]
 
 
 def _fault_rows() -> list[Row]:

@@ -27,6 +27,8 @@ class Phone:
         self._socket.setblocking(False)
         self._call_id = token_hex(8)
         self._cseq = 0
+        self.last: Message | None = None
+        """The last answer."""
 
     def close(self) -> None:
         self._socket.close()
@@ -38,6 +40,7 @@ class Phone:
             challenges = response.get_all("WWW-Authenticate")
             credentials = answer(challenges, self._user, password, "REGISTER", f"sip:{REALM}")
             response = await self._ask(expires, [f"Authorization: {credentials}"])
+        self.last = response
         return int(response.status)
 
     async def _ask(self, expires: int, headers: Sequence[str] = ()) -> Message:

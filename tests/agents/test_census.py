@@ -19,6 +19,7 @@ def census_of(*rows: tuple[Any, ...]) -> Census:
     census = Census()
     for one in rows:
         census.add(one)
+    census.settle()
     return census
 
 

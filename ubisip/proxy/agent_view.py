@@ -58,6 +58,7 @@ async def count(table: Table) -> Census:
         for row in rows:
             census.add(row)
         if not after:
+            await asyncio.to_thread(census.settle)
             return census
         await asyncio.sleep(PAUSE)
 

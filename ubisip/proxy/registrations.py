@@ -281,7 +281,7 @@ class Registrations:
         assert self._worker is not None
         self._census = await count(self._worker)
         await self._others.ask(self._node)
-        only_here = await asyncio.to_thread(self._others.only_here, self._census.phones)
+        only_here = await asyncio.to_thread(self._others.only_here, self._census)
         before, self._only_here = self._only_here, only_here
         if self._only_here is not None and len(self._only_here) != len(before or ()):
             await self._tell_only_here(len(self._only_here))

@@ -5,7 +5,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, clock_gettime, nanosleep, timespec
 from posix.unistd cimport close, read, write
 
 import os
@@ -59,9 +59,11 @@ cdef enum:
     ERRORS_A_TURN = 64
     LEISURE = 32             # turns that brought nothing but REGISTERs, after which these gather
     LEISURELY = 8            # times as long: an agent's phone waits for milliseconds, not its user
-    CROWDED = 5000           # microseconds likewise: registrations are put off
-    BEHIND = 20000           # microseconds without seeing an empty socket: new calls are shed until it has caught up
-    STORM = 250000           # the same while registrations are put off, which is cheap: calls are not to pay for them
+    # Microseconds of work without seeing every socket empty; not of time: a machine that was busy with others, or stood,
+    # says nothing of what we can do.
+    CROWDED = 5000           # registrations are put off until it has caught up
+    BEHIND = 20000           # new calls are shed likewise,
+    STORM = 100000           # later while registrations are put off, which is cheap: calls are not to pay for them
 
 
 cdef enum LetterKind:
@@ -92,6 +94,13 @@ cdef int64_t clock() noexcept nogil:
     return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
 
 
+cdef int64_t own_time() noexcept nogil:
+    """Of this thread, on a processor."""
+    cdef timespec now
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
+    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
+
+
 cdef class Worker:
     """The thread that carries the calls: epoll, recvmmsg, engine, sendmmsg, without the GIL."""
 
@@ -110,7 +119,8 @@ cdef class Worker:
     cdef int64_t busy
     cdef int leisure         # turns in a row without a call
     cdef int64_t caught_up   # when every socket was last seen empty
-    cdef uint64_t put_off    # registrations, until then
+    cdef int64_t worked      # its own processor time then
+    cdef uint64_t put_off    # registrations put off until then
     cdef uint64_t batches, received, sent, send_errors
     cdef Letter* box
     cdef uint32_t box_head
@@ -340,6 +350,7 @@ cdef class Worker:
         cdef bint slept
         cdef int64_t now
         self.caught_up = clock()
+        self.worked = own_time()
         while not load_acquire(&self.stopping):
             slept = idle >= IDLE_TURNS or self.coalesce == 0
             if slept:
@@ -428,10 +439,11 @@ cdef class Worker:
                 total += self.receive_from(i, now, &empty)
         if empty:
             self.caught_up = clock()
+            self.worked = own_time()
             self.put_off = self.proxy.counters[SHED_REGISTERS]
             self.proxy.overloaded = self.proxy.crowded = False
             return total
-        late = clock() - self.caught_up
+        late = own_time() - self.worked
         if late > CROWDED:
             self.proxy.crowded = True
         if late > (STORM if self.proxy.counters[SHED_REGISTERS] != self.put_off else BEHIND):
@@ -440,7 +452,6 @@ cdef class Worker:
 
     cdef int receive_from(self, int listener, int64_t now, bint* empty) noexcept nogil:
         cdef int _turn, count, i, total = 0, errors = 0
-        cdef int64_t began = now
         for _turn in range(BATCHES_A_TURN):
             count = batch_receive(self.incoming, self.fds[listener])
             if count < 0:
@@ -460,7 +471,7 @@ cdef class Worker:
             if count < batch_size():
                 return total
             now = clock()
-            if now - began > CROWDED:
+            if own_time() - self.worked > CROWDED:
                 self.proxy.crowded = True
         empty[0] = False
         return total
