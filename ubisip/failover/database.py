@@ -211,7 +211,8 @@ def _not_reached(members: Sequence[MemberView], lost: MemberView) -> Verdict:
     if lost.state is State.UNKNOWN:
         return Verdict(UNKNOWN, name, (f"{name} has not told its role yet", *map(sentence, members)))
     if down or lost.state in (State.DOWN, State.HELD):
-        seen = f"{len(down)} of {len(lost.votes)} failure domains find {name} down, {QUORUM} are needed"
+        needed = min(QUORUM, max(1, len(lost.votes)))
+        seen = f"{len(down)} of {len(lost.votes)} failure domains find {name} down: {needed} must, and none find it up"
         return Verdict(UNREACHABLE_PRIMARY, name, (seen, sentence(lost)))
     return Verdict(SUSPECT_PRIMARY, name, (sentence(lost), f"its last facts are {lost.facts_age:.1f} s old"))
 
