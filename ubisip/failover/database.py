@@ -133,7 +133,7 @@ def _rightful(members: Sequence[MemberView]) -> list[MemberView]:
 def primary_of(members: Sequence[MemberView]) -> MemberView | None:
     """The rightful primary that serves; None: there is none, or it cannot be told which of two."""
     rightful = _rightful(members)
-    followed = [one for one in rightful if any(speaks(other) and follows(other, one) for other in members)]
+    followed = [one for one in rightful if any(testimony(other, one)[0] == "alive" for other in members)]
     found = rightful if len(rightful) == 1 else followed
     return found[0] if len(found) == 1 else None
 
