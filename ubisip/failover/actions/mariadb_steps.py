@@ -112,8 +112,8 @@ class MariadbAction:
 
 
 async def still_primary(name: str, context: Context) -> Check:
-    """Whether *name* is the rightful primary at this moment: a plan is made from facts that may be seconds old, and just
-    after a promotion that is long."""
+    """Whether *name* is the rightful primary at this moment: a plan is made from facts that may be seconds old, which
+    is long just after a promotion."""
     serving = primary_of(await mariadb.look_all([one for one in context.situation.members if speaks(one)], 2.0))
     if serving is not None and serving.target.name == name:
         return FINE
