@@ -170,6 +170,7 @@ errant+alone | now f2 f2                 -  errant-member           -
 # Another member has been made writable by hand, in the same reign
 up       | writable ok ok                -  old-primary-returned    rejoin db-pa2-2
 up       | writable alone alone          -  two-primaries           -
+up       | writable still still          -  two-primaries           -
 # A primary of an older reign is none, however alone it is
 writable | down+now f2+conn f2+conn      -  dead-primary            promote db-pa5-1
 writable | down+now f2 f2                -  unreachable-primary     -
@@ -293,7 +294,7 @@ VOICES = {
 }
 
 
-@pytest.mark.parametrize("words", itertools.product(VOICES, repeat=3), ids=" ".join)
+@pytest.mark.parametrize("words", list(itertools.product(VOICES, repeat=3)), ids=" ".join)
 def test_the_replicas_testimony_decides(words: Sequence[str]) -> None:
     """Any that still hears it: alive; else any that says dead: dead; else nobody can tell."""
     voices = {VOICES[word] for word in words}
@@ -323,7 +324,7 @@ def test_nobody_is_promoted_while_the_primary_is_not_down(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", itertools.product(["conn", "conn+errant", "conn+ahead", "gone"], repeat=3), ids=" ".join
+    "words", list(itertools.product(["conn", "conn+errant", "conn+ahead", "gone"], repeat=3)), ids=" ".join
 )
 def test_who_is_chosen_lacks_nothing_that_any_reached_member_has(words: Sequence[str]) -> None:
     """And has nothing of its own; an acker that is not reached forbids any choice."""

@@ -102,9 +102,8 @@ async def test_connections_exhausted_on_the_primary(new_world: NewWorld) -> None
                 if "1040" in row["members"][0]["problem"]:
                     break
         row = await world.until_row(lambda row: "1040" in row["members"][0]["problem"], "all connections to be taken")
-        await asyncio.sleep(5.0)
-        row = await world.row()
-        assert "1040" in row["members"][0]["problem"] and row["verdict"] != "dead-primary"
+        await asyncio.sleep(5.0)  # a probe may get in between when another has just ended
+        assert (await world.row())["verdict"] in ("healthy", "suspect-primary", "unreachable-primary")
         assert await world.plans() == []
     await world.until_verdict("healthy")
     assert await world.check() is primary

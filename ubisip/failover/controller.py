@@ -37,7 +37,7 @@ from ubisip.failover.plan import (
 )
 from ubisip.failover.planner import COOL_DOWN, Rules, Standing, plan, rule_for
 from ubisip.failover.reports import Reports
-from ubisip.failover.runner import Fenced, Runner
+from ubisip.failover.runner import ORPHANED, Fenced, Runner
 from ubisip.failover.verdict import UNKNOWN, Policy, Verdict, event_of
 
 log = logging.getLogger(__name__)
@@ -421,7 +421,8 @@ class Controller:
         tier.tries += 1
         stuck = journal.progress is Progress.INCOMPLETE or tier.tries >= TRIES
         tier.given_up = stuck and journal.plan.proof is not Proof.R
-        tier.not_before = self._clock() + min(LONGEST, BACK_OFF * 2 ** (tier.tries - 1))
+        if journal.reason != ORPHANED:  # then it did not fail itself: it is made anew at once
+            tier.not_before = self._clock() + min(LONGEST, BACK_OFF * 2 ** (tier.tries - 1))
 
     async def _cool(self, journal: Journal) -> None:
         """After an automatic success that changed something comes a pause; an operator's plan ends it."""

@@ -133,7 +133,7 @@ def _rightful(members: Sequence[MemberView]) -> list[MemberView]:
 def primary_of(members: Sequence[MemberView]) -> MemberView | None:
     """The rightful primary that serves; None: there is none, or it cannot be told which of two."""
     rightful = _rightful(members)
-    followed = [one for one in rightful if any(speaks(other) and follows(other, one) for other in members)]
+    followed = [one for one in rightful if any(testimony(other, one)[0] == "alive" for other in members)]
     found = rightful if len(rightful) == 1 else followed
     return found[0] if len(found) == 1 else None
 
@@ -211,7 +211,8 @@ def _not_reached(members: Sequence[MemberView], lost: MemberView) -> Verdict:
     if lost.state is State.UNKNOWN:
         return Verdict(UNKNOWN, name, (f"{name} has not told its role yet", *map(sentence, members)))
     if down or lost.state in (State.DOWN, State.HELD):
-        seen = f"{len(down)} of {len(lost.votes)} failure domains find {name} down, {QUORUM} are needed"
+        needed = min(QUORUM, max(1, len(lost.votes)))
+        seen = f"{len(down)} of {len(lost.votes)} failure domains find {name} down: {needed} must, and none find it up"
         return Verdict(UNREACHABLE_PRIMARY, name, (seen, sentence(lost)))
     return Verdict(SUSPECT_PRIMARY, name, (sentence(lost), f"its last facts are {lost.facts_age:.1f} s old"))
 

@@ -12,10 +12,11 @@ possible. They take the lease all the same, as all that is done to a database do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
-from ubisip.failover.action import MemberView, Proof, Refusal, Situation, Step
+from ubisip.failover.action import PRIMARY, MemberView, Proof, Refusal, Situation, Step
 from ubisip.failover.actions.mariadb_steps import Acker, MariadbAction, Release, Waiting
 from ubisip.failover.database import LOCKED_SEMI_SYNC, QUORUM, follows, is_away, is_down, primary_of, speaks, testimony
 from ubisip.failover.verdict import DEGRADED
@@ -25,6 +26,7 @@ class AckersAction(MariadbAction):
     """See the module."""
 
     KINDS = MappingProxyType({"acker": Acker(), "release": Release(), "waiting": Waiting()})
+    LEAVES_PRIMARY = True
 
     def plan(self, situation: Situation, before: Sequence[Step]) -> Sequence[Step] | Refusal:
         """See :class:`ubisip.failover.action.Action`."""
@@ -42,9 +44,9 @@ class AckersAction(MariadbAction):
 def _stand_in(
     primary: MemberView, near: Sequence[MemberView], far: Sequence[MemberView], domains: int
 ) -> list[Step] | Refusal:
-    name, ackers = primary.target.name, [one for one in (*near, *far) if one.facts.get("acker")]
+    ackers = [one for one in (*near, *far) if one.facts.get("acker")]
     if any(testimony(one, primary)[0] == "alive" for one in ackers):
-        return [Step("", "release", name, Proof.R)]
+        return [_release(primary)]
     lately = [one.target.name for one in ackers if not is_away(one, primary)]
     if lately:
         return Refusal((f"{' and '.join(lately)} may be back in a moment",))
@@ -53,9 +55,9 @@ def _stand_in(
         names = " and ".join(hidden)
         return Refusal((f"{names} cannot be told: it could still be promoted, without the writes from now on",))
     able = [one for one in near if _attached(one, primary)]
-    off = [_step(one, acker=False) for one in far if speaks(one) and one.facts["acker"]]
+    off = [_step(one, primary, acker=False) for one in far if speaks(one) and one.facts["acker"]]
     if able:
-        return [*off, _step(able[0], acker=True), Step("", "release", name, Proof.R)]
+        return [*off, _step(able[0], primary, acker=True), _release(primary)]
     if any(speaks(one) for one in (*near, *far)):
         return Refusal((f"no replica in {primary.target.site} follows {primary.target.name}",))
     return [_waiting(primary, waits=False)]
@@ -66,11 +68,11 @@ def _restore(primary: MemberView, near: Sequence[MemberView], far: Sequence[Memb
     able = [one for one in far or near if _attached(one, primary) and not one.facts["lag"]]
     if not able:
         return Refusal((f"no replica outside {primary.target.site} follows {primary.target.name} without lag",))
-    steps = [_step(one, acker=True) for one in able if not one.facts["acker"]]
+    steps = [_step(one, primary, acker=True) for one in able if not one.facts["acker"]]
     if not primary.facts["semisync_primary"]:
         steps.append(_waiting(primary, waits=True))
     surplus = near if far else ()
-    return [*steps, *(_step(one, acker=False) for one in surplus if speaks(one) and one.facts["acker"])]
+    return [*steps, *(_step(one, primary, acker=False) for one in surplus if speaks(one) and one.facts["acker"])]
 
 
 def _gone(one: MemberView, domains: int) -> bool:
@@ -79,12 +81,20 @@ def _gone(one: MemberView, domains: int) -> bool:
 
 
 def _waiting(primary: MemberView, *, waits: bool) -> Step:
-    return Step("", "waiting", primary.target.name, Proof.R, MappingProxyType({"waits": waits}))
+    return Step("", "waiting", primary.target.name, Proof.R, _arguments(primary, waits=waits))
+
+
+def _release(primary: MemberView) -> Step:
+    return Step("", "release", primary.target.name, Proof.R, _arguments(primary))
 
 
 def _attached(one: MemberView, primary: MemberView) -> bool:
     return speaks(one) and follows(one, primary) and one.facts["io"] == "Yes" and one.facts["sql"] == "Yes"
 
 
-def _step(one: MemberView, *, acker: bool) -> Step:
-    return Step("", "acker", one.target.name, Proof.R, MappingProxyType({"acker": acker, "attached": acker}))
+def _step(one: MemberView, primary: MemberView, *, acker: bool) -> Step:
+    return Step("", "acker", one.target.name, Proof.R, _arguments(primary, acker=acker, attached=acker))
+
+
+def _arguments(primary: MemberView, **more: bool) -> Mapping[str, Any]:
+    return MappingProxyType({PRIMARY: primary.target.name, **more})

@@ -18,6 +18,7 @@ class RejoinAction(MariadbAction):
     """See the module."""
 
     KINDS = MappingProxyType({"quiet": Quiet(), "join": Join()})
+    LEAVES_PRIMARY = True
 
     def plan(self, situation: Situation, before: Sequence[Step]) -> Sequence[Step] | Refusal:
         """See :class:`ubisip.failover.action.Action`."""

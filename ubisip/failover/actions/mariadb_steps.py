@@ -77,6 +77,8 @@ class MariadbAction:
     """What the MariaDB actions have in common; each says what it plans and of which steps."""
 
     KINDS: Mapping[str, StepKind] = MappingProxyType({})
+    LEAVES_PRIMARY = False
+    """What it does is right only as long as the primary that it was planned for is the primary."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         """:raises ValueError: a parameter that it does not know, or a file that cannot be read."""
@@ -91,7 +93,7 @@ class MariadbAction:
         if self._claimed != (context.plan, context.epoch):
             await mariadb.claim([one.target for one in context.situation.members if speaks(one)], context.epoch)
             self._claimed = (context.plan, context.epoch)
-        return FINE
+        return await still_primary(str(step.arguments[PRIMARY]), context) if self.LEAVES_PRIMARY else FINE
 
     async def apply(self, step: Step, context: Context) -> Mapping[str, Any]:
         """See :class:`ubisip.failover.action.Action`."""
@@ -107,6 +109,15 @@ class MariadbAction:
 
     async def close(self) -> None:
         """Connections do not outlive a step."""
+
+
+async def still_primary(name: str, context: Context) -> Check:
+    """Whether *name* is the rightful primary at this moment: a plan is made from facts that may be seconds old, which
+    is long just after a promotion."""
+    serving = primary_of(await mariadb.look_all([one for one in context.situation.members if speaks(one)], 2.0))
+    if serving is not None and serving.target.name == name:
+        return FINE
+    return Check(False, f"{name} is not primary: {serving.target.name if serving else 'nobody'} is")
 
 
 def find(situation: Situation, name: str) -> MemberView | None:
@@ -336,6 +347,9 @@ class Close:
         return FINE if facts["read_only"] else Check(False, "it is still writable")
 
     async def compensate(self, step: Step, context: Context, setting: Setting) -> None:
+        serving = primary_of(await mariadb.look_all([one for one in context.situation.members if speaks(one)]))
+        if serving is not None and serving.target.name != step.target:
+            raise ActionError(f"{serving.target.name} is primary by now: {step.target} stays closed")
         await mariadb.open_for_writes(target_of(step.target, context), context.epoch)
 
 
