@@ -181,8 +181,9 @@ cdef bint read_parameters(Cursor* c, Credentials* out, uint32_t* found) noexcept
 
 
 cdef bint parse_credentials(const uint8_t* data, Span value, Credentials* out) noexcept nogil:
-    """Read the value of one Authorization or Proxy-Authorization; nothing beyond it is read.
+    """Read the value of one Authorization or Proxy-Authorization; nothing beyond it matters.
 
+    *data* is readable for SCAN_PADDING octets beyond the value.
     False: another scheme, or not sound. Whether they are those of a user is for check_nonce() and verify().
     """
     cdef Cursor c = cursor(data, value)
