@@ -89,8 +89,8 @@ class MariadbProbe:
         return now - self._moved[name][1]
 
     def _waiting_for(self, name: str, facts: Mapping[str, Any]) -> float:
-        """Seconds in which writes have waited and none was acknowledged. Not asked of the process list: reading it every
-        half second has crashed a server whose sessions were ending."""
+        """Seconds in which writes have waited and none was acknowledged. Not asked of the process list: reading it
+        every half second has crashed a server whose sessions were ending."""
         now = self._clock()
         known, since = self._acknowledged.get(name, (-1, now))
         if not facts["waiting"] or known != facts["acknowledged"]:
