@@ -325,6 +325,8 @@ def test_a_server_that_returns_is_told_every_binding_and_then_takes_calls() -> N
         wire.tel(0).reply(packet, 200)
     wire.run(2)
     assert ("in_step", "tel1") in steps(wire)
+    assert calls(wire)[0] == 0, "other gateways notice later that it is back"
+    wire.run(1)
     assert calls(wire)[0] > 10
 
 

@@ -42,6 +42,7 @@ cdef enum:
     ASK_AGAIN = 5000000      # microseconds before a binding that a server did not take is offered again
     ASK_LATEST = 160000000   # the same after many tries
     LONG_PAUSE = 1000000     # microseconds between two rounds when nothing could be told
+    HOLD_LEAST = 3000000     # microseconds it gets none anyhow: other gateways notice later that it is back
     HOLD_BACK = 30000000     # microseconds for which a server that came back gets no calls until it is in step
     LOSE_AGAIN = 30000000    # microseconds before a server that was told everything is told anew because it lacks one
     LOOKS = 64               # bindings looked at for one that a server can be asked about
@@ -462,7 +463,8 @@ cdef void settle(Proxy* p, const bint* lacks, bint complete) noexcept nogil:
     for slot in range(p.view.destination_count):
         if p.registrar.lagging[slot] and complete and not lacks[slot] and is_told(p, slot):
             p.registrar.lagging[slot] = False
-            p.targets.load[slot].held_until = 0
+            if p.targets.load[slot].held_until:
+                p.targets.load[slot].held_until = p.registrar.lag_since[slot] + HOLD_LEAST
             emit(&p.events, EVENT_IN_STEP, p.now, slot, 0, 0, p.now - p.registrar.lag_since[slot], NULL, 0)
         any_ = any_ or (p.registrar.lagging[slot] and is_told(p, slot))
     p.registrar.sweep_at = p.now + pause(p, complete) if any_ else 0
