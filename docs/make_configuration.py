@@ -38,7 +38,10 @@ One TOML file for the whole platform, the same on every gateway; `--node` says w
 - a source that two peers claim. A port is more specific than none and comes first. Between carriers or between servers,
   an address comes before the network around it; between a carrier and a server that too is a mistake;
 - weight 0 on every carrier or on every server;
-- two gateways without `key_file`.
+- two gateways without `key_file`;
+- a tier of a kind that has no probe, a rule for what is no verdict on its kind, or that names no action and no sink, a
+  parameter that a plug-in does not take;
+- several gateways that act upon tiers through `sqlite:` without the file that they share.
 
 File names are relative to the folder of the file. A reload takes the whole file or nothing of it.
 

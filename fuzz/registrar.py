@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invariant: whatever the REGISTER of an agent who knows his password says, what goes to servers and phones is a sound
-message of header fields that we write or were sent, nobody but they gets any, the table holds no more than its bounds and
+message of header fields that we write or were sent, nobody but they gets any, the table holds no more than its bounds,
 what is read from it can be put back, and once all has expired nothing is left."""
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ STEPS = 24
 """Steps of one input."""
 AGENTS = '[agents]\nrealm = "d.test"\ndomains = ["d.test"]\ncredentials = "file:u"\nmax_contacts = 4\nmirror = "%s"\n'
 USERS = ("alice", "bob", "a b", "\u00e9", "x@y", "%")
-AORS = (b"sip:alice@d.test", b"sip:%61lice@D.test;a=b", b"sip:bob@127.0.0.1:5060", b"sip:a%20b@d.test", b"sip:%C3%a9@d.test",
+AORS = (b"sip:alice@d.test", b"sip:%61lice@D.test;a=b", b"sip:bob@127.0.0.1:5060", b"sip:a%20b@d.test",
+    b"sip:%C3%a9@d.test",
         b"sip:x%40y@d.test", b"sip:%25@d.test", b"sips:alice@d.test")
 NAMES = ("alice", "alice", "bob", "a b", "\u00e9", "x@y", "%", "alice")
 PHONES: list[Address] = [("127.0.9.1", 5062), ("127.0.9.2", 5062), ("::1", 5062)]
@@ -31,14 +32,18 @@ HOSTS = {host for host, _ in [*PEERS, *PHONES]}
 LINES = (
     b"Contact: <sip:alice@127.0.9.1:5062>", b"m: sip:alice@127.0.9.1:5062;expires=60", b"Contact: *", b"Expires: 0",
     b"Contact: <sip:a@[::1]:5062;transport=udp>;q=0.3;+sip.instance=\"<urn:uuid:1>\";reg-id=1", b"Expires: 600",
-    b"Contact: \"A, \\\"B\" <sip:%61@h?Subject=x>;expires=3600, <sip:b@127.0.9.2:7000>;q=0", b"Supported: path, outbound",
-    b"k: outbound", b"Path: <sip:p@127.0.9.9;lr;ob>", b"Path: :", b"Path: <sip:a>,\r\n <sip:b;ob>", b"Require: path, none",
-    b"User-Agent: x", b"Contact: <sip:x@127.0.0.1:5090>", b"Contact: <" + b"sip:" + b"a" * 507 + b">", b"Path: <sip:" + b"b" * 1000 + b">",
+    b"Contact: \"A, \\\"B\" <sip:%61@h?Subject=x>;expires=3600, <sip:b@127.0.9.2:7000>;q=0",
+    b"Supported: path, outbound",
+    b"k: outbound", b"Path: <sip:p@127.0.9.9;lr;ob>", b"Path: :", b"Path: <sip:a>,\r\n <sip:b;ob>",
+    b"Require: path, none",
+    b"User-Agent: x", b"Contact: <sip:x@127.0.0.1:5090>", b"Contact: <" + b"sip:" + b"a" * 507 + b">",
+    b"Path: <sip:" + b"b" * 1000 + b">",
     b"Contact: <sip:a@h>;+sip.instance=\"" + b"c" * 128 + b"\";reg-id=65536",
 )
 WRITTEN = {
     "via", "from", "to", "call-id", "cseq", "max-forwards", "content-length", "contact", "path", "supported", "expires",
-    "date", "require", "flow-timer", "www-authenticate", "retry-after", "min-expires", "unsupported", "record-route", "route",
+    "date", "require", "flow-timer", "www-authenticate", "retry-after", "min-expires", "unsupported", "record-route",
+    "route",
 }
 SNAPSHOTS = [
     Snapshot(Config.parse(CONFIG_TEXT + AGENTS % mirror), "gw", Slots(), credentials_complete=True, wall=1.79e9)
@@ -87,7 +92,8 @@ class Play:
                 continue
             self.sound(data)
             if data.startswith(b"REGISTER "):
-                self.engine.receive(response(data, (200, 200, 500)[self.reader.below(3)]), tuple(address), listener, self.now)
+                self.engine.receive(response(data, (200, 200, 500)[self.reader.below(3)]), tuple(address), listener,
+                    self.now)
         assert len(self.engine.events()) < 4096
         return last
 
@@ -131,7 +137,8 @@ class Play:
     def call(self) -> None:
         self.number += 1
         self.engine.receive(
-            new_request(b"INVITE", AORS[self.reader.below(len(AORS))], SERVERS[0], self.number), SERVERS[0], 0, self.now)
+            new_request(b"INVITE", AORS[self.reader.below(len(AORS))], SERVERS[0], self.number), SERVERS[0], 0,
+            self.now)
         self.take()
 
     def look(self) -> None:

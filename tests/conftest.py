@@ -18,10 +18,12 @@ settings.load_profile("ubisip")
 REAL = tuple(
     f"tests/{name}"
     for name in (
-        "agents/test_credentials_databases.py", "agents/test_registrar_", "faults/", "peers/",
-        "rfc/test_streams.py", "test_lab", "test_demo", "test_gateway",
+        *("agents/test_credentials_databases.py", "agents/test_registrar_", "faults/", "peers/", "phones/"),
+        *("rfc/test_streams.py", "test_lab", "test_demo", "test_gateway", "test_ocf_agent"),
+        *("tiers/test_store", "tiers/test_tier_admin", "tiers/test_probes", "tiers/test_actions", "tiers/test_sinks"),
+        *("tiers/test_agent_check", "tiers/test_gateway_reports"),
     )
-)  # fmt: skip
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,9 @@ COMPACT = {
 }
 """Short header names (RFC 3261 section 7.3.3 and the registry) and what they stand for."""
 
+ADDRESS = re.compile(r'^(?:"(?:\\.|[^"\\])*"|[^"<])*<[^>]*>')
+"""name-addr: what stands before the parameters."""
+
 REASONS = {100: "Trying", 180: "Ringing", 183: "Session Progress", 200: "OK", 487: "Request Terminated"}
 
 
@@ -46,7 +49,8 @@ def split_values(text: str) -> list[str]:
 
 def parameter(value: str, name: str) -> str | None:
     """The value of a header parameter, after the address if there is one; "" for a flag, None when it is absent."""
-    for part in value.rpartition(">")[2].split(";")[0 if ">" in value else 1 :]:
+    rest = ADDRESS.sub("", value, count=1)
+    for part in rest.split(";")[0 if rest != value else 1 :]:
         key, _, text = part.partition("=")
         if key.strip().lower() == name:
             return text.strip()

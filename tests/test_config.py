@@ -96,13 +96,6 @@ on_dead_primary = ["mariadb-promote", "haproxy", "dns-rfc2136", "alert"]
 sockets = ["/run/haproxy/admin.sock"]
 backend = "database"
 
-[actions.dns-rfc2136]
-server = "127.0.0.1:5353"
-zone = "ubisip.test"
-names = ["db.ubisip.test"]
-key_name = "ubisip"
-key_file = "dns.key"
-
 [sinks.alert]
 alertmanagers = ["http://127.0.0.1:9093"]
 """  # noqa: E501
@@ -174,9 +167,10 @@ def test_other_sections(everything: Config) -> None:
     tier = everything.tiers["database"]
     assert (tier.kind, tier.mode, tier.password_file) == ("mariadb", "automatic", "/etc/ubisip/db.password")
     assert [member.name for member in tier.members] == ["db-pa2-1", "db-pa5-1"]
-    assert tier.on["dead_primary"] == ("mariadb-promote", "haproxy", "dns-rfc2136", "alert")
+    assert tier.on["dead_primary"] == ("mariadb-promote", "haproxy", "alert"), "what lacks its parameters is left out"
     assert everything.actions["haproxy"]["sockets"] == ("/run/haproxy/admin.sock",)
-    assert everything.actions["dns-rfc2136"]["key_file"] == "/etc/ubisip/dns.key"
+    (warning,) = everything.warnings
+    assert "tiers.database.on_dead_primary[2]: dns-rfc2136 is left out" in warning
     assert everything.sinks["alert"] == {"alertmanagers": ("http://127.0.0.1:9093",)}
 
 

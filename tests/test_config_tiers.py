@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from config_texts import GOOD, TIER, marked, mistakes, only
 
@@ -22,11 +24,6 @@ WRONG = [
     ("tiers.db.on_dead_primry", GOOD + TIER + "on_dead_primry = [] #!", '(nearest: "dead_primary")'),
     ("tiers.web.on_dead_primary", GOOD + WEB + "on_dead_primary = [] #!", "a verdict on http"),
     ("tiers.db.on_dead_primary[1]", GOOD + TIER + "on_dead_primary = ['mariadb-promote',\n'haproxi' #!\n]", "haproxy"),
-    (
-        "tiers.db.on_dead_primary[0]",
-        GOOD + TIER + "on_dead_primary = ['dns-rfc2136'] #!",
-        "an action with its parameters in [actions.dns-rfc2136]",
-    ),
     ("tiers.web.parameters.colour", GOOD + WEB + "[tiers.web.parameters]\ncolour = 1 #!", "a known key"),
     ("actions.haproxi", GOOD + "[actions.haproxi] #!\nx = 1", '(nearest: "haproxy")'),
     ("actions.one.type", GOOD + "[actions.one]\ntype = 'haproxi' #!", '(nearest: "haproxy")'),
@@ -41,6 +38,23 @@ def test_a_mistake_in_a_tier(path: str, text: str, expected: str) -> None:
     mistake = only(text)
     assert (mistake.path, mistake.line) == (path, marked(text))
     assert expected in mistake.expected
+
+
+def test_an_action_without_the_parameters_that_it_needs_is_left_out(tmp_path: Path) -> None:
+    """The gateway runs, for calls must go on; the check and the log warn."""
+    path = tmp_path / "platform.toml"
+    path.write_text(GOOD + TIER + "on_dead_primary = ['dns-rfc2136']")
+    config = Config.load(path)
+    (warning,) = config.warnings
+    assert "tiers.db.on_dead_primary[0]: dns-rfc2136 is left out" in warning
+    assert config.tiers["db"].on["dead_primary"] == ()
+
+
+def test_names_of_files_in_parameters_are_seen_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "dns.key").write_text("c2VjcmV0")
+    text = GOOD + "[actions.dns-rfc2136]\nserver = '127.0.0.1:53'\nzone = 'z.test'\nnames = ['a.z.test']\n"
+    config = Config.parse(text + "key_name = 'k'\nkey_file = 'dns.key'\n", tmp_path)
+    assert config.actions["dns-rfc2136"]["key_file"] == str(tmp_path / "dns.key")
 
 
 def test_what_the_plug_ins_take_is_none() -> None:

@@ -282,6 +282,10 @@ def test_what_is_no_digest_credentials_is_refused(value: bytes) -> None:
     assert digest.parse(value) is None
 
 
+PADDING = 64
+"""SCAN_PADDING of scan.h."""
+
+
 @pytest.fixture(scope="module")
 def edge() -> Iterator[mmap.mmap]:
     """A page behind which nothing can be read: to try it ends the process."""
@@ -297,9 +301,10 @@ def edge() -> Iterator[mmap.mmap]:
 
 
 def at_the_edge(edge: mmap.mmap, value: bytes) -> memoryview:
-    """*value*, its last octet the last that can be read."""
-    edge[mmap.PAGESIZE - len(value) : mmap.PAGESIZE] = value
-    return memoryview(edge)[mmap.PAGESIZE - len(value) : mmap.PAGESIZE]
+    """*value*, behind it no more than what a datagram has: PADDING octets that may be read and must not matter."""
+    end = mmap.PAGESIZE - PADDING
+    edge[end - len(value) : mmap.PAGESIZE] = value + b"x" * PADDING
+    return memoryview(edge)[end - len(value) : end]
 
 
 def test_nothing_is_read_beyond_the_value_wherever_it_is_cut(edge: mmap.mmap) -> None:

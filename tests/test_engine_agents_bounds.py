@@ -49,7 +49,8 @@ def test_the_longest_instance(length: int, status: int) -> None:
 def test_the_longest_address_of_record(length: int, status: int) -> None:
     """256 octets with its domain; what escapes stand for counts, not they."""
     wire = mirrored()
-    alice = Phone(wire, "a" * length, contact=f"<{uri(512)}>", instance="i" * 128, reg_id=65535, username="a" * min(length, 244))
+    alice = Phone(wire, "a" * length, contact=f"<{uri(512)}>", instance="i" * 128, reg_id=65535,
+        username="a" * min(length, 244))
     aor = f"<sip:{'%61' * length}@{DOMAIN}>"
     answer = alice.register(headers=[("User-Agent", "u" * 300)], to=aor)
     assert answer.status == status
@@ -59,7 +60,8 @@ def test_the_longest_address_of_record(length: int, status: int) -> None:
 def test_everything_at_its_longest_at_once() -> None:
     wire = mirrored()
     path = "<sip:" + "p" * 1009 + "@h;lr;ob>"
-    alice = Phone(wire, "a" * 244, contact=f"<{uri(512)}>;q=0.123", instance="i" * 128, reg_id=65535, call_id="c" * 5000)
+    alice = Phone(wire, "a" * 244, contact=f"<{uri(512)}>;q=0.123", instance="i" * 128, reg_id=65535,
+        call_id="c" * 5000)
     answer = alice.register(headers=[("Path", path[:5] + path[9:]), ("User-Agent", "u" * 5000)])
     assert answer.status == 200
     wire.tel().send(wire.request("INVITE", f"sip:{'a' * 244}@{DOMAIN}", source=wire.tel().address))
@@ -104,11 +106,15 @@ def test_a_register_of_64_kib() -> None:
 
 @pytest.mark.parametrize("contact", [
     "<sip:alice@127.0.9.1:5062>;x=\"a\r\n b\"", "<sip:alice@127.0.9.1:5062>;\r\n q=0.5;expires\r\n\t=\r\n 100",
-    "\"a\r\n b\" <sip:alice@127.0.9.1:5062>", "\"NUL \0 here\" <sip:alice@127.0.9.1:5062>", "<sip:a\0b@h>", "<sip:a@h\0>",
-    f'<sip:alice@127.0.9.1:5062>;+sip.instance="a\0b"', f'<sip:alice@127.0.9.1:5062>;+sip.instance="a\r\n b"',
-    '<sip:alice@127.0.9.1:5062>;+sip.instance="a\\"', "<sip:alice@127.0.9.1:5062>;+sip.instance=abc", "<sip:alice@[::1]:5062>",
-    "<sip:alice@[2001:db8::1]:5062;transport=udp>;expires=100", "<sip:alice@[::ffff:127.0.9.1]>", "<sip:alice@[:::]:5062>",
-    "<sip:alice@127.0.9.1:5062", "sip:alice@127.0.9.1:5062>", "<<sip:alice@h>>", "\"unclosed <sip:a@h>", "<sip:a@h> trailing",
+    "\"a\r\n b\" <sip:alice@127.0.9.1:5062>", "\"NUL \0 here\" <sip:alice@127.0.9.1:5062>", "<sip:a\0b@h>",
+    "<sip:a@h\0>",
+    '<sip:alice@127.0.9.1:5062>;+sip.instance="a\0b"', '<sip:alice@127.0.9.1:5062>;+sip.instance="a\r\n b"',
+    '<sip:alice@127.0.9.1:5062>;+sip.instance="a\\"', "<sip:alice@127.0.9.1:5062>;+sip.instance=abc",
+    "<sip:alice@[::1]:5062>",
+    "<sip:alice@[2001:db8::1]:5062;transport=udp>;expires=100", "<sip:alice@[::ffff:127.0.9.1]>",
+    "<sip:alice@[:::]:5062>",
+    "<sip:alice@127.0.9.1:5062", "sip:alice@127.0.9.1:5062>", "<<sip:alice@h>>", "\"unclosed <sip:a@h>",
+    "<sip:a@h> trailing",
 ])
 def test_contacts_that_would_like_to_be_more(contact: str) -> None:
     wire = mirrored()
@@ -128,7 +134,8 @@ def test_a_folded_path_comes_back_unfolded(path: str) -> None:
     sound(wire)
 
 
-@pytest.mark.parametrize("expires", ["-1", "", " ", "0x10", "1.5", "9" * 30, "2147483647", "2147483648", "18446744073709551616"])
+@pytest.mark.parametrize("expires", ["-1", "", " ", "0x10", "1.5", "9" * 30, "2147483647", "2147483648",
+    "18446744073709551616"])
 def test_odd_times(expires: str) -> None:
     wire = mirrored()
     answer = Phone(wire).register([("Expires", expires)])
@@ -136,7 +143,8 @@ def test_odd_times(expires: str) -> None:
 
 
 @pytest.mark.parametrize(("q", "kept"), [
-    ("0.5", 500), ("1", 1000), ("1.000", 1000), ("0", 0), ("0.123", 123), ("0.12345", 123), ("9", 1000), (".", 0), ("x", 0),
+    ("0.5", 500), ("1", 1000), ("1.000", 1000), ("0", 0), ("0.123", 123), ("0.12345", 123), ("9", 1000), (".", 0),
+    ("x", 0),
     ("0.5.5", 555)])
 def test_odd_preferences(q: str, kept: int) -> None:
     wire = registrar()
@@ -174,7 +182,8 @@ def test_places_in_the_tables_are_used_again() -> None:
 def test_indexes_that_grow_find_everybody() -> None:
     wire = registrar(agents(limits={"bindings": 5000}), users=())
     wall = wire.now + 1.79e9
-    rows = [(f"u{n}@{DOMAIN}", f"sip:u{n}@10.0.{n >> 8}.{n & 255}", INSTANCE, 0, 1000, "", "c", 1, wall + 60 + n % 7, wall,
+    rows = [(f"u{n}@{DOMAIN}", f"sip:u{n}@10.0.{n >> 8}.{n & 255}", INSTANCE, 0, 1000, "", "c", 1, wall + 60 + n % 7,
+        wall,
              f"10.0.{n >> 8}.{n & 255}", 5060, 0, 0, "") for n in range(4000)]
     assert wire.engine.restore(rows, wire.now) == 4000
     for n in (0, 1023, 1024, 2047, 3999):

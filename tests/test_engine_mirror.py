@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from agents import DOMAIN, INSTANCE, Phone, agents, bindings, counter, credential, expires, phone, registrar
-from plain_sip import Packet
+from plain_sip import Packet, parameter
 from wire import UserAgent, Wire, server
 
 from ubisip.platform import DestinationState, Switch
@@ -18,7 +20,8 @@ def accept(tel: UserAgent, status: int = 200) -> None:
     tel.handler = lambda packet: not packet.is_response and packet.method == "REGISTER" and tel.reply(packet, status)
 
 
-def mirrored(servers: object = 3, *, answering: bool = True, users: object = ("alice", "bob"), **section: object) -> Wire:
+def mirrored(servers: object = 3, *, answering: bool = True, users: object = ("alice", "bob"),
+        **section: object) -> Wire:
     wire = registrar(agents(servers, **{"mirror": "site", **section}), users)
     if answering:
         for tel in wire.tels:
@@ -53,7 +56,8 @@ def calls(wire: Wire, count: int = 60) -> list[int]:
 def many(wire: Wire, count: int, **parts: object) -> None:
     """Bindings of as many agents, put in as after a restart; what is told of them is not looked at."""
     wall = wire.now + 1.79e9
-    rows = [(f"u{n}@{DOMAIN}", f"sip:u{n}@127.0.9.1:5062", "", 0, 1000, "", f"c{n}", 1, wall + 3600, wall, "127.0.9.1", 5062,
+    rows = [(f"u{n}@{DOMAIN}", f"sip:u{n}@127.0.9.1:5062", "", 0, 1000, "", f"c{n}", 1, wall + 3600, wall, "127.0.9.1",
+        5062,
              0, 0, "", 0) for n in range(count)]
     assert wire.engine.restore(rows, wire.now) == count
 
@@ -64,13 +68,27 @@ def test_a_server_is_told_all_it_needs() -> None:
     wire = mirrored(1)
     phone(wire, instance=INSTANCE, reg_id=1, contact="<sip:alice@10.0.0.1:5062;x=y>;q=0.3;expires=900")
     got = wire.tel().got("REGISTER")
-    assert got.uri == f"sip:{DOMAIN}" and got.get("To") == f"<sip:alice@{DOMAIN}>" and got.address == ("127.0.3.1", 5060)
+    assert got.uri == f"sip:{DOMAIN}" and got.get("To") == f"<sip:alice@{DOMAIN}>" and got.address == ("127.0.3.1",
+        5060)
     assert got.values("Contact") == [
         f'<sip:alice@10.0.0.1:5062;x=y>;expires=900;q=0.300;+sip.instance="{INSTANCE}";reg-id=1']
     assert got.get("Authorization") == "" and got.get("Supported") == "path, outbound"
 
 
-@pytest.mark.parametrize("user", ["a%0d%0aX-Evil: 1", "a%00b", "a%40b", "%22quote", "a%3cb%3e", "a%25%32%35", "%c3%a9", "a;b", "a%0D%0AVia:x"])
+def test_phones_without_outbound_have_a_flow_for_each_gateway() -> None:
+    """Two gateways may get the same Contact from one phone: servers keep both ways to it."""
+    wire = mirrored(1)
+    phone(wire, contact="<sip:alice@10.0.0.1:5062>")
+    got = wire.tel().got("REGISTER")
+    (contact,) = got.values("Contact")
+    instance = parameter(contact, "+sip.instance") or ""
+    assert re.fullmatch(r'"<urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-5000-8000-[0-9a-f]{12}>"', instance)
+    assert parameter(contact, "reg-id") == "1", "the number of this gateway in the configuration"
+    assert got.call_id.endswith("-1")
+
+
+@pytest.mark.parametrize("user", ["a%0d%0aX-Evil: 1", "a%00b", "a%40b", "%22quote", "a%3cb%3e", "a%25%32%35", "%c3%a9",
+    "a;b", "a%0D%0AVia:x"])
 def test_no_user_part_breaks_out_of_its_header(user: str) -> None:
     plain = bytes.fromhex("".join(
         part[:2] + part[2:].encode().hex() if number else part.encode().hex()
@@ -85,7 +103,8 @@ def test_no_user_part_breaks_out_of_its_header(user: str) -> None:
     assert alice.register().status == 200
     got = wire.tel().got("REGISTER")
     assert {name for name, _ in got.headers} == {
-        "Via", "Max-Forwards", "From", "To", "Call-ID", "CSeq", "Contact", "Path", "Supported", "Expires", "Content-Length"}
+        "Via", "Max-Forwards", "From", "To", "Call-ID", "CSeq", "Contact", "Path", "Supported", "Expires",
+        "Content-Length"}
     assert got.get("To").startswith("<sip:") and got.get("To").endswith(f"@{DOMAIN}>")
     assert got.get("To").count("@") == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ubisip.core.message import Message, ParseError
+from ubisip.core.message import Message, ParseError, use_scanner
 
 BODY = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\n"
 INVITE = (
@@ -152,6 +152,23 @@ def test_tags_and_users(from_: bytes, tag: str, user: str | None) -> None:
     message = changed(b"From: <sip:a@h.example>;tag=f", b"From: " + from_, RINGING)
     assert message.from_tag == tag
     assert user is None or message.from_user in (user, user.replace("%75", "u"))
+
+
+@pytest.mark.parametrize("scanner", ["", "sse2", "scalar"])
+@pytest.mark.parametrize(
+    "name",
+    ["Content-Lengths", "Content-Lengxx", "Max-Forwarded", "Fromage", "CSeqs", "Call-Info", "Call-ID-2", "Tos",
+     "Viaduct", "Routes", "Record-Routes", "Route-Record"],
+)  # fmt: skip
+def test_a_name_that_begins_as_a_known_one_is_another(name: str, scanner: str) -> None:
+    if not use_scanner(scanner):
+        pytest.skip(f"this processor does not run {scanner}")
+    try:
+        message = changed(b"X-One: 1", name.encode() + b": not-what-it-seems\r\nX-One: 1")
+    finally:
+        use_scanner("")
+    assert message.get(name) == "not-what-it-seems"
+    assert message.body == Message(INVITE).body and message.call_id == Message(INVITE).call_id
 
 
 def test_octets_after_content_length_are_cut() -> None:

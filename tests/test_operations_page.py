@@ -69,6 +69,19 @@ class Still:
     async def reload(self, *, who: str) -> str:
         raise NotImplementedError
 
+    @property
+    def tiers(self) -> None:
+        return None
+
+    def push(self, tier: str, member: str, outcome: str, text: str) -> None:
+        raise NotImplementedError
+
+    def admin_of(self, name: str) -> str:
+        raise NotImplementedError
+
+    def audit_entries(self, limit: int) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Still:
@@ -98,7 +111,7 @@ def test_every_metric_is_explained_and_none_besides(gateway: Still) -> None:
 def test_every_path_is_explained(gateway: Still) -> None:
     for resource in application(gateway, lambda: "").router.resources():
         for route in resource:
-            path = resource.canonical.replace("{name}", "NAME")
+            path = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), resource.canonical)
             assert route.method == "HEAD" or f"| `{route.method} {path}` |" in PAGE
 
 

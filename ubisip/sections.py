@@ -265,7 +265,7 @@ class Store:
     url: Annotated[str, Matching(r"sqlite:.*|etcd:https?://[^,\s]+(?:,https?://[^,\s]+)*", _STORE)] = "sqlite:"
     """Lease, journal and configuration: `sqlite:` (a file in `state_dir`) or `etcd:` with its members' URLs."""
     soft: Annotated[str, Matching(r"(?:(?:rediss?|unix)://\S+)?", _SOFT)] = ""
-    """Registrations and counts where several gateways share a site: a Redis URL. Default: in memory."""
+    """A Redis URL for registrations where several gateways share a site. Checked, not used yet: each keeps its own."""
 
 
 @dataclass(frozen=True, slots=True)

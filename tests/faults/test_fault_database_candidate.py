@@ -41,7 +41,7 @@ async def test_best_candidate_has_an_errant_transaction(new_world: NewWorld) -> 
         row = await world.until_verdict("errant-member")
         assert row["about"] == [errant.name] and "transactions of its own: 0-2-" in row["why"][0]
         world.databases.primary.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         row = await world.until_verdict("errant-member", "replica-down")
     primary = await world.primary()
     assert primary.site == "PA5"
@@ -58,7 +58,7 @@ async def test_best_candidate_lags_a_minute(new_world: NewWorld) -> None:
     async with world.writing() as writers:
         await asyncio.sleep(2.0)
         world.databases.primary.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
     primary = await world.primary()
     assert primary.site == "PA5"
     await late.sql("STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY=0", "START SLAVE")
@@ -75,7 +75,7 @@ async def test_every_candidate_lags_and_the_one_is_waited_for(new_world: NewWorl
         await asyncio.sleep(2.0)
         world.databases.primary.kill()
         moment = time.monotonic()
-        first = await writers.until_written(moment, 60.0)
+        first = await writers.until_written(moment, 60.0, world.databases.primary)
         assert first.at - moment > 4.0, "it did not wait"
     await world.check()
 
@@ -102,9 +102,8 @@ async def test_connections_exhausted_on_the_primary(new_world: NewWorld) -> None
                 if "1040" in row["members"][0]["problem"]:
                     break
         row = await world.until_row(lambda row: "1040" in row["members"][0]["problem"], "all connections to be taken")
-        await asyncio.sleep(5.0)
-        row = await world.row()
-        assert "1040" in row["members"][0]["problem"] and row["verdict"] != "dead-primary"
+        await asyncio.sleep(5.0)  # a probe may get in between when another has just ended
+        assert (await world.row())["verdict"] in ("healthy", "suspect-primary", "unreachable-primary")
         assert await world.plans() == []
     await world.until_verdict("healthy")
     assert await world.check() is primary
@@ -117,7 +116,7 @@ async def test_old_primary_returns_with_transactions_of_its_own(new_world: NewWo
     old = world.databases.primary
     async with world.writing() as writers:
         old.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         await world.until_verdict("replica-down")
         config = old.directory / "my.cnf"
         text = config.read_text()
@@ -155,7 +154,7 @@ async def test_old_primary_returns_writable(new_world: NewWorld) -> None:
     old = world.databases.primary
     async with world.writing() as writers:
         old.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         config = old.directory / "my.cnf"
         safe = config.read_text()
         writable = safe.replace("read-only = 1", "read-only = 0")
@@ -171,25 +170,52 @@ async def test_old_primary_returns_writable(new_world: NewWorld) -> None:
 
 
 @pytest.mark.long
+async def test_last_one_that_is_left(new_world: NewWorld) -> None:
+    """Of two members one dies: the other serves alone, is told of, and waits for acknowledgements again afterwards."""
+    world = await new_world(only=("db-pa2-1", "db-pa5-1"))
+    old, last = world.databases.servers
+    async with world.writing() as writers:
+        old.kill()
+        await writers.until_written(time.monotonic(), LIMIT, old)
+        row = await world.until_verdict("replica-down")
+        assert row["about"] == [old.name]
+        assert not (await last.facts())["semisync_primary"]
+        old.launch()
+        await world.until_verdict("healthy")
+        facts = await last.facts()
+        assert facts["semisync_primary"] and facts["ackers"] == 1
+        # The replica dies: no write is acknowledged without it until it is known to be down.
+        old.kill()
+        await writers.until_written(time.monotonic() + 0.5, LIMIT)
+    await world.check()
+
+
+@pytest.mark.long
 async def test_primary_flaps_five_times(new_world: NewWorld) -> None:
     """One failover by itself; then it asks, and an operator's word is done."""
     world = await new_world()
     world.supervise(*world.databases.servers)
     async with world.writing() as writers:
         world.databases.primary.kill()
-        await writers.until_written(time.monotonic(), LIMIT)
+        await writers.until_written(time.monotonic(), LIMIT, world.databases.primary)
         await world.until_verdict("healthy")
         name = (await world.primary()).name
         for _ in range(FLAPS - 1):
             world.databases[name].kill()
-            row = await world.until_verdict("no-primary", "dead-primary")
-            await world.until_row(lambda row: row["members"][world.index(name)]["state"] == "up", f"{name} to be back")
+            await world.databases.until_facts(world.databases[name], bool, f"{name} to be back")
+            await world.until_verdict("no-primary")
         failovers = [cause for cause, _ in await world.plans() if cause in ("dead-primary", "no-primary")]
         assert failovers == ["dead-primary"]
         row = await world.until_verdict("no-primary")
         plan = json.loads(await asyncio.to_thread(world.gateways[0].get, "/api/v1/tiers/database/plan"))
         assert not plan["permitted"] and any("ubisip failover database" in reason for reason in plan["against"])
-        command = [str(Path(sys.executable).parent / "ubisip"), "failover", "database", "--admin", world.place.admin()]
+        command = [
+            str(Path(sys.executable).parent / "ubisip"),
+            "failover",
+            "database",
+            "--admin",
+            f"http://{world.place.admin()}",
+        ]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         await writers.until_written(time.monotonic(), LIMIT)

@@ -7,7 +7,17 @@ import itertools
 
 import pytest
 from agents import (
-    DOMAIN, HASHES, PASSWORD, Phone, agents, bindings, challenges, counter, credential, phone, registrar,
+    DOMAIN,
+    HASHES,
+    PASSWORD,
+    Phone,
+    agents,
+    bindings,
+    challenges,
+    counter,
+    credential,
+    phone,
+    registrar,
 )
 from plain_sip import Packet
 from wire import KEY, OTHER_KEY
@@ -76,11 +86,13 @@ def test_credentials_for_another_realm_are_none() -> None:
     wire = registrar()
     alice = Phone(wire)
     alice.send(alice.request())
-    answer = alice.again(headers=[("Authorization", "Digest username=\"a\", realm=\"x\", nonce=\"n\", uri=\"u\", response=\"" + "0" * 32 + "\"")])
+    answer = alice.again(headers=[("Authorization",
+        "Digest username=\"a\", realm=\"x\", nonce=\"n\", uri=\"u\", response=\"" + "0" * 32 + "\"")])
     assert answer.status == 200
 
 
-@pytest.mark.parametrize("line", ["Digest", "Digest username", "Digest username=\"a\r\n b\"", "Digest realm=\"ubisip.test\"",
+@pytest.mark.parametrize("line", ["Digest", "Digest username", "Digest username=\"a\r\n b\"",
+    "Digest realm=\"ubisip.test\"",
                                   "Basic YTpi", "", "Digest username=\"a\0b\", realm=\"ubisip.test\""])
 def test_credentials_that_cannot_be_read(line: str) -> None:
     wire = registrar()

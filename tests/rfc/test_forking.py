@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RFC 3261 sections 16.5 to 16.7 with several bindings: parallel and serial search, the best response, CANCEL. FRK, LOP.
+"""RFC 3261 sections 16.5 to 16.7 with several bindings: parallel and serial search, the best response. FRK, LOP.
 
 LOP-04 and LOP-05: RFC 5393 is not claimed. TGT-03 to TGT-06, TGT-08, FWD-05 are here, for they need bindings.
 """
@@ -267,7 +267,8 @@ def test_with_mirroring_a_carriers_calls_are_the_servers_business() -> None:
     assert invited([alice]) == [0] and len(wire.tel().requests("INVITE")) == 1
 
 
-@pytest.mark.parametrize("uri", ["sip:%61lice@ubisip.test", "sip:alice@UBISIP.test;user=phone", "sip:alice:pw@ubisip.test"])
+@pytest.mark.parametrize("uri", ["sip:%61lice@ubisip.test", "sip:alice@UBISIP.test;user=phone",
+    "sip:alice:pw@ubisip.test"])
 def test_the_address_of_record_is_looked_up_in_its_canonical_form(uri: str) -> None:
     wire = registrar()
     alice = phone(wire)
@@ -295,7 +296,7 @@ def test_lop_02_a_request_that_comes_round_is_482() -> None:
     alice = phone(wire)
     ring(wire)
     back = leg(alice)
-    again = Request("INVITE", ALICE, [f"SIP/2.0/UDP 127.0.9.1:5062;branch=z9hG4bK-b", *back.lines("Via")],
+    again = Request("INVITE", ALICE, ["SIP/2.0/UDP 127.0.9.1:5062;branch=z9hG4bK-b", *back.lines("Via")],
                     back.get("From"), back.get("To"), back.call_id, back.cseq)
     alice.agent.send(again)
     assert alice.agent.final().status == 482

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 from agents import DOMAIN, INSTANCE, Phone, agents, bindings, counter, journal, registrar
-from plain_sip import Packet
 from wire import Wire
 
 TCP = ("udp:127.0.0.1:5060", "tcp:127.0.0.1:5060")

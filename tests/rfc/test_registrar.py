@@ -220,8 +220,10 @@ def test_reg_10_a_domain_of_nobody_here_in_the_request_uri_is_no_registration() 
 
 
 @pytest.mark.parametrize(("to", "aor"), [
-    ("<sip:%62ob@ubisip.test;user=phone>", "bob"), ("<sip:bob@UBISIP.Test>", "bob"), ("<sip:bob@ubisip.test:5060>", "bob"),
-    ("<sips:bob@ubisip.test>", "bob"), ("sip:bob@ubisip.test", "bob"), ("\"Bob\" <sip:bob:pw@ubisip.test>;tag=1", "bob"),
+    ("<sip:%62ob@ubisip.test;user=phone>", "bob"), ("<sip:bob@UBISIP.Test>", "bob"), ("<sip:bob@ubisip.test:5060>",
+    "bob"),
+    ("<sips:bob@ubisip.test>", "bob"), ("sip:bob@ubisip.test", "bob"), ("\"Bob\" <sip:bob:pw@ubisip.test>;tag=1",
+    "bob"),
     ("<sip:%6Cisa@ubisip.test>", "lisa"), ("<sip:%6cisa@ubisip.test>", "lisa"), ("<sip:%6Cis%61@ubisip.test>", "lisa"),
 ])
 def test_reg_11_the_address_of_record_is_canonical(to: str, aor: str) -> None:

@@ -62,7 +62,8 @@ def test_strangers_are_answered_at_the_rate_of_refusals() -> None:
 
 @pytest.mark.parametrize("data", [
     binding_request(kind=0x0101), binding_request(kind=0x0011), binding_request(kind=3), binding_request()[:-1],
-    binding_request(b"abc") + b"x", binding_request().replace(b"\x21\x12", b"\x21\x13"), b"\x00" * 20, b"\x00\x01", b"\x01",
+    binding_request(b"abc") + b"x", binding_request().replace(b"\x21\x12", b"\x21\x13"), b"\x00" * 20, b"\x00\x01",
+    b"\x01",
     struct.pack(">HHI", 1, 0xFFFF, COOKIE) + ID,
 ])
 def test_what_is_no_binding_request_is_dropped(data: bytes) -> None:

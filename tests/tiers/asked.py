@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from processes import Child
+from processes import PATIENCE, Child
 
 from ubisip.health.machine import Verdict
 from ubisip.health.probe import Finding, Probe, Target
@@ -94,9 +95,9 @@ async def frozen(child: Child) -> AsyncIterator[None]:
         child.signal(signal.SIGCONT)
 
 
-async def until_brief(look: Any, wanted: tuple[Any, str]) -> None:
+async def until_brief(look: Callable[[], Awaitable[Finding]], wanted: tuple[Verdict, str]) -> None:
     """Wait until a probe says so."""
-    for _ in range(300):
-        if brief(await look()) == wanted:
-            return
-    raise AssertionError(f"never {wanted}: {await look()}")
+    deadline = time.monotonic() + PATIENCE
+    while brief(found := await look()) != wanted:
+        assert time.monotonic() < deadline, f"waited in vain for {wanted}, the last was {found}"
+        await asyncio.sleep(0.02)

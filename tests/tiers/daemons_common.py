@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pwd
 import random
@@ -17,6 +18,8 @@ import pytest
 from processes import Child, wait_until
 
 _ports = iter(random.Random(os.getpid()).sample(range(12_000, 32_000), 20_000))
+AS = "--reuid {0} --regid {0} --clear-groups --pdeathsig TERM"
+"""Arguments of setpriv(1): another user, and still the end of it when the tests end, whatever ends them."""
 START = 60.0
 """Seconds that a daemon may need to start on a machine that is busy."""
 
@@ -30,7 +33,8 @@ def require(*programs: str) -> None:
 
 def find(program: str) -> str | None:
     """The path of a program; Debian keeps daemons out of a user's PATH."""
-    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/lib/postgresql/15/bin")
+    folders = [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *glob.glob("/usr/lib/postgresql/*/bin")]
+    return shutil.which(program, path=":".join(folders))
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -83,7 +87,7 @@ class Yard:
         """A command as the daemons' user."""
         path = find(program)
         assert path, f"{program} is not installed"
-        as_user = ["setpriv", "--reuid", self._user, "--regid", self._user, "--clear-groups"] if self._user else []
+        as_user = ["setpriv", *AS.format(self._user).split()] if self._user else []
         return [*as_user, path, *arguments]
 
     def run(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from processes import Child
 from tiers.daemons_common import Yard, free_port, require
 
-from ubisip.health.haproxy import servers_of, statistics
+from ubisip.health.haproxy import Server, servers_of, statistics
 
 HEAD = """
 global
@@ -61,7 +61,21 @@ class Haproxy:
         found = asyncio.run(servers_of(self.socket, self.backend, 2))
         return {name: one.state for name, one in found.items()}
 
+    def servers(self) -> Mapping[str, Server]:
+        return asyncio.run(servers_of(self.socket, self.backend, 2))
+
     def status(self) -> dict[str, str]:
         """Each server's status as ``show stat`` has it."""
+        return {name: row["status"] for name, row in self._rows().items()}
+
+    def usable(self) -> int:
+        """Servers that get new connections."""
+        return int(self._rows()["BACKEND"]["act"])
+
+    def effective_weights(self) -> dict[str, int]:
+        """What each server weighs now, a ramp included."""
+        return {name: int(row["weight"]) for name, row in self._rows().items()}
+
+    def _rows(self) -> dict[str, Mapping[str, str]]:
         rows = asyncio.run(statistics(self.socket, 2))
-        return {row["svname"]: row["status"] for row in rows if row["pxname"] == self.backend}
+        return {row["svname"]: row for row in rows if row["pxname"] == self.backend}

@@ -13,6 +13,8 @@ from processes import Child
 from tiers.daemons_common import Yard, find, free_port, listens, require
 
 PASSWORD = "secret"
+QUICK = ("--repl-diskless-sync-delay", "0")
+"""A primary would wait 5 s for more replicas before it fills the first."""
 
 
 def redis(yard: Yard, *options: str) -> tuple[str, Child]:
@@ -21,7 +23,9 @@ def redis(yard: Yard, *options: str) -> tuple[str, Child]:
     port = free_port()
     folder = yard.folder(f"redis-{port}")
     command = yard.command("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder))
-    child = yard.run("redis", [*command, "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", "", *options])
+    child = yard.run(
+        "redis", [*command, "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", "", *QUICK, *options]
+    )
     yard.until(child, lambda: listens(port))
     return f"127.0.0.1:{port}", child
 

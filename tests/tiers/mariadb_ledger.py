@@ -89,9 +89,10 @@ class Ledger:
     attempts: int = 0
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def first_after(self, moment: float) -> Write | None:
-        """The first write that was acknowledged after *moment*."""
-        return next((one for one in self.acknowledged if one.at > moment), None)
+    def first_after(self, moment: float, but: Server | None = None) -> Write | None:
+        """The first write that was acknowledged after *moment*, by another server than *but*."""
+        number = but.number if but is not None else 0
+        return next((one for one in self.acknowledged if one.at > moment and one.server != number), None)
 
     def gap(self) -> float:
         """The longest time without any acknowledgement."""
@@ -127,10 +128,11 @@ class Writers:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def until_written(self, moment: float, timeout: float = 30.0) -> Write:
-        """The first write that is acknowledged after *moment*."""
+    async def until_written(self, moment: float, timeout: float = 30.0, but: Server | None = None) -> Write:
+        """The first write that is acknowledged after *moment*, by another server than *but*: what that one said before
+        its end may be read only now."""
         deadline = time.monotonic() + timeout
-        while (found := self.ledger.first_after(moment)) is None:
+        while (found := self.ledger.first_after(moment, but)) is None:
             assert time.monotonic() < deadline, f"no write was acknowledged within {timeout:.0f} s"
             await asyncio.sleep(0.005)
         return found

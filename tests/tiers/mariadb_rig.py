@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,6 @@ aria-pagecache-buffer-size = 256K
 performance-schema = 0
 max-connections = 60
 thread-cache-size = 16
-{more}
 """
 
 
@@ -90,6 +90,17 @@ def missing() -> str:
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
             return program
     return ""
+
+
+def free_hosts(network: str) -> list[str]:
+    """Four addresses within *network* where nobody serves a database: tests of other processes may have the same."""
+    for part in range(4, 250):
+        hosts = [f"{network}.{part}.{number}" for number in range(1, 5)]
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            for host in hosts:
+                held.enter_context(socket.create_server((host, PORT)))
+            return hosts
+    raise OSError(f"no room for four databases in {network}")
 
 
 def make_template(directory: Path) -> Path:
@@ -169,7 +180,7 @@ class Server:
             return await read_facts(opened)
 
     async def answers(self) -> bool:
-        with suppress(Exception):
+        with contextlib.suppress(Exception):
             await self.sql("SELECT 1", timeout=1.0)
             return True
         return False
@@ -181,7 +192,10 @@ class Server:
 class Databases:
     """The database tier of the platform: the first server is its primary."""
 
-    def __init__(self, directory: Path, template: Path, hosts: Sequence[str], more: str = "") -> None:
+    def __init__(
+        self, directory: Path, template: Path, hosts: Sequence[str], prefixes: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """*prefixes*: what is put before the command of each."""
         self.directory = directory
         self._sockets = Path(tempfile.mkdtemp(prefix="db-"))
         self.servers = [
@@ -189,18 +203,24 @@ class Databases:
             for number, (name, site, host) in enumerate(zip(NAMES, SITES, hosts, strict=True), 1)
         ]
         for one in self.servers:
-            self._prepare(one, template, more)
+            self._prepare(one, template)
+        for one, prefix in zip(self.servers, prefixes, strict=False):
+            one.prefix = prefix
 
-    def _prepare(self, one: Server, template: Path, more: str) -> None:
+    def _prepare(self, one: Server, template: Path) -> None:
         one.directory.mkdir(parents=True)
         data = one.directory / "data"
         shutil.copytree(template, data)
         values = {"data": data, "socket": self._sockets / f"{one.number}", "host": one.host, "port": one.port}
-        text = CONFIG.format(**values, number=one.number, acker=int(one.site != SITES[0]), more=more)
+        text = CONFIG.format(**values, number=one.number, acker=int(one.site != SITES[0]))
         (one.directory / "my.cnf").write_text(text)
 
     def __getitem__(self, name: str) -> Server:
         return next(one for one in self.servers if one.name == name)
+
+    def keep(self, names: Sequence[str]) -> None:
+        """There are these only, if any are named."""
+        self.servers = [one for one in self.servers if one.name in (names or NAMES)]
 
     @property
     def primary(self) -> Server:
@@ -214,12 +234,14 @@ class Databases:
             await self.until_answers(one)
         await self.primary.sql("SET GLOBAL rpl_semi_sync_master_enabled=1, GLOBAL read_only=0")
         await asyncio.gather(*(self.follow(one, self.primary) for one in self.servers[1:]))
-        await self.until_facts(self.primary, lambda facts: facts["ackers"] == 2, "both ackers to be attached")
+        far = sum(one.site != self.primary.site for one in self.servers)
+        await self.until_facts(self.primary, lambda facts: facts["ackers"] == far, "all ackers to be attached")
 
     @staticmethod
     async def follow(one: Server, source: Server) -> None:
         """Make *one* a replica of *source*."""
         await one.sql(
+            "SET SESSION sql_notes = 0",
             "STOP SLAVE",
             f"CHANGE MASTER TO MASTER_HOST='{source.host}', MASTER_PORT={source.port}, MASTER_USER='{USER}', "
             f"MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_HEARTBEAT_PERIOD=0.5, "
@@ -240,7 +262,7 @@ class Databases:
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             facts: dict[str, Any] = {}
-            with suppress(Exception):
+            with contextlib.suppress(Exception):
                 facts = await one.facts()
                 if condition(facts):
                     return facts

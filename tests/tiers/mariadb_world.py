@@ -14,7 +14,7 @@ from typing import Any
 
 from processes import Place
 from tiers.mariadb_ledger import Ledger, Proxy, Writers, check_everywhere
-from tiers.mariadb_rig import PASSWORD, USER, Databases, Server
+from tiers.mariadb_rig import PASSWORD, USER, Databases, Server, free_hosts
 
 PLATFORM = """
 [platform]
@@ -64,17 +64,24 @@ class World:
         more: str = "",
         gateways: Sequence[str] = ("PA2",),
         sites: Sequence[str] = (),
-        store: str = "sqlite:",
+        store: str = "",
         fence: bool = False,
+        hosts: Sequence[str] = (),
+        prefixes: Sequence[Sequence[str]] = (),
+        proxy: str = "",
+        only: Sequence[str] = (),
     ) -> None:
+        """*only*: the databases that there are; else all four."""
         self.place = place
         self.directory = place.directory
-        hosts = [f"{place.network}.4.{number}" for number in range(1, 5)]
-        self.databases = Databases(place.directory / "databases", template, hosts)
-        self.proxy = Proxy(place.directory, f"{place.network}.5.1", self.databases)
+        hosts = hosts or free_hosts(place.network)
+        self.databases = Databases(place.directory / "databases", template, hosts, prefixes)
+        self.databases.keep(only)
+        self.proxy = Proxy(place.directory, proxy or f"{hosts[0].rpartition('.')[0]}.9", self.databases)
         self.ledger = Ledger()
         self.gateways = [place.new_gateway(number) for number in range(1, len(gateways) + 1)]
-        self._watches: list[asyncio.Task[None]] = []
+        self.watches: list[asyncio.Task[None]] = []
+        store = store or f"sqlite:{place.directory / 'store.db'}"
         self._configure(more + (self._fence() if fence else ""), gateways, sites, store)
 
     def _configure(self, more: str, gateways: Sequence[str], sites: Sequence[str], store: str) -> None:
@@ -110,17 +117,17 @@ class World:
         mark = self.directory / f"hung-{name}"
         mark.touch() if hangs else mark.unlink(missing_ok=True)
 
-    async def start(self) -> None:
-        """Start all, and wait until the gateways find the tier healthy."""
+    async def start(self, first: int = 0) -> None:
+        """Start all, the gateway *first* so that it leads, and wait until they find the tier healthy."""
         await self.databases.start()
         self.proxy.start()
-        for gateway in self.gateways:
+        for gateway in sorted(self.gateways, key=lambda it: it is not self.gateways[first]):
             await asyncio.to_thread(gateway.start)
-        await self.until_verdict("healthy")
+            await self.until_verdict("healthy", number=self.gateways.index(gateway))
 
     def supervise(self, *servers: Server, delay: float = 0.5) -> None:
         """Start these again *delay* seconds after each of their deaths, as systemd would."""
-        self._watches += [asyncio.create_task(self._supervise(one, delay)) for one in servers]
+        self.watches += [asyncio.create_task(self._supervise(one, delay)) for one in servers]
 
     @staticmethod
     async def _supervise(one: Server, delay: float) -> None:
@@ -191,11 +198,11 @@ class World:
 
     def told(self) -> str:
         """What the gateways logged, to explain a failure."""
-        return "\n".join(gateway.log()[-6000:] for gateway in self.gateways if gateway.child is not None)
+        return "\n".join(gateway.log()[-60000:] for gateway in self.gateways if gateway.child is not None)
 
     async def close(self) -> None:
-        for watch in self._watches:
+        for watch in self.watches:
             watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        await asyncio.gather(*self.watches, return_exceptions=True)
         self.proxy.close()
         self.databases.close()

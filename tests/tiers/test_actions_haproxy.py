@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -186,6 +187,22 @@ async def test_first_stays_with_who_serves_unless_failback_is_configured(yard: Y
     assert await ready() == ["web2"], "an operator's word counts"
     await carried_out(situation(*both.members, request="failback"), {"haproxy": sticky})
     assert await ready() == ["web1"]
+
+
+async def test_who_does_not_let_us_look_stays_as_it_is(yard: Yard) -> None:
+    proxy = Haproxy(yard, "web", ["web1 127.0.0.1:1", "web2 127.0.0.1:2 disabled", "web3 127.0.0.1:3"])
+    secret = [replace(member(name, "x", State.UNKNOWN), problem="a wrong password") for name in ("web2", "web3")]
+    it = situation(member("web1", "x"), *secret)
+    assert (await carried_out(it, {"haproxy": action(proxy)})).progress is Progress.DONE
+    found = await servers_of(proxy.socket, "web", 1)
+    assert [one.state for one in found.values()] == ["ready", "maint", "ready"]
+
+
+def test_nothing_is_done_while_a_member_has_not_been_asked_yet() -> None:
+    """A gateway that has just begun to lead knows nothing: it must not take out whom it has not heard yet."""
+    act = HaproxyAction({"sockets": ["/nowhere"], "backend": "web"})
+    found = act.plan(situation(member("web1", "x"), member("web2", "x", State.UNKNOWN)), ())
+    assert found == Refusal(("nothing is known yet of web2",))
 
 
 async def test_no_member_able_is_refused_and_nothing_changes() -> None:

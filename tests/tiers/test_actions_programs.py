@@ -111,7 +111,8 @@ async def test_undo_is_called_when_the_plan_fails(tmp_path: Path) -> None:
     assert (tmp_path / "undone").read_text() == "plan-1/0\n"
 
 
-async def test_what_was_done_and_has_no_undo_leaves_a_plan_for_a_person() -> None:
+async def test_what_was_done_and_has_no_undo_leaves_a_plan_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ubisip.failover.runner.PAUSE", 0.01)
     journal = await carried_out(DEAD, {"exec": ExecAction({"command": ["true"]}), "refuse": Refuse("")})
     assert journal.progress is Progress.INCOMPLETE
     assert "there is no command `undo`" in journal.reason

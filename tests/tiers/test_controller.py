@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 
 import pytest
 from tiers.virtual import (
+    PLATFORM,
     TIER,
     Memory,
     Site,
     World,
     clock,
     fake_plugins,
+    gateways,
     platform,
     until,
     virtually,
@@ -22,9 +23,11 @@ from tiers.virtual import (
 
 from ubisip.config import Config
 from ubisip.failover.controller import NotLeading, Refused, UnknownTier
-from ubisip.failover.lease import TTL
+from ubisip.failover.coordination import Put
+from ubisip.failover.lease import TTL, differences
 from ubisip.failover.notices import REPEAT
 from ubisip.failover.planner import COOL_DOWN
+from ubisip.proxy.tiers import fingerprint_of
 
 PROMOTED = ["fence b", "promote b", "follow b"]
 
@@ -232,6 +235,24 @@ def test_an_operator_asks_who_leads(world: World) -> None:
     run(work, "pa2-gw1", "pa5-gw1")
 
 
+def test_every_gateway_shows_the_plan_of_the_one_that_leads(world: World) -> None:
+    async def work(sites: dict[str, Site]) -> None:
+        first = leader(sites)
+        follower = next(site for site in sites.values() if site is not first)
+        world.hanging.add("promote")
+        world.down.add("a")
+        await until(lambda: "fence b" in world.done, 5.0)
+        await asyncio.sleep(2)
+        (running,) = follower.tiers.controller.describe()["running"]
+        assert [step["state"] for step in running["steps"]] == ["done", "doing", "waiting"]
+        world.hanging.clear()
+        await asyncio.sleep(30)
+        plans = {site.name: site.tiers.controller.describe()["plans"][0]["id"] for site in sites.values()}
+        assert len(set(plans.values())) == 1
+
+    run(work, "pa2-gw1", "pa5-gw1")
+
+
 def test_a_dry_run_gives_the_very_plan_and_does_nothing(world: World) -> None:
     async def work(sites: dict[str, Site]) -> None:
         told = sites["pa2-gw1"].tiers.controller.explain("db", "failover", "c", "alice")
@@ -265,6 +286,22 @@ def test_after_three_failures_a_person_is_asked(world: World) -> None:
         assert any("plans for it failed" in notice.text for notice in world.notices)
 
     run(work, "pa2-gw1")
+
+
+def test_what_is_local_is_tried_until_it_succeeds(world: World) -> None:
+    """A proxy that is down for five minutes must still be told afterwards."""
+
+    async def work(sites: dict[str, Site]) -> None:
+        world.failing["drain"] = "no proxy there"
+        world.down.add("a")
+        await asyncio.sleep(300)
+        assert "drain a" not in world.done
+        told = [notice for notice, _ in sites["pa2-gw1"].tiers.controller._notices.open()]
+        assert sorted(notice.key for notice in told) == ["plan/db/member-down", "tier/db/verdict"], "one for all tries"
+        world.failing.clear()
+        await until(lambda: world.done[-1] == "drain a", 61.0)
+
+    run(work, "pa2-gw1", config=platform("pa2-gw1", tier=TIER.replace('"promote"', '"drain"')))
 
 
 def test_a_step_that_fails_after_it_leaves_a_plan_that_says_so(world: World) -> None:
@@ -421,20 +458,46 @@ def test_a_controller_paused_past_its_lease_does_no_late_step(world: World) -> N
     run(work, "pa2-gw1", "pa5-gw1", "w-gw1")
 
 
+def test_a_leader_that_loses_the_lease_amid_a_plan_and_leads_again_takes_its_own_plan_up(world: World) -> None:
+    async def work(sites: dict[str, Site]) -> None:
+        (site,) = sites.values()
+        world.hanging.add("promote")
+        world.down.add("a")
+        await until(lambda: "fence b" in world.done, 5.0)
+        epoch = site.tiers.controller.describe()["epoch"]
+        site.store.memory.leases.clear()
+        for key in [key for key, (_, lease) in site.store.memory.entries.items() if lease]:
+            del site.store.memory.entries[key]
+        world.hanging.clear()
+        await until(lambda: world.done.count("follow b") == 1, 30.0)
+        assert site.tiers.controller.describe()["epoch"] > epoch
+        assert world.done.count("promote b") == 1
+        await asyncio.sleep(10)
+        assert not site.tiers.controller.describe()["running"]
+
+    run(work, "pa2-gw1")
+
+
 def test_the_same_configuration_in_another_folder_is_the_same(world: World) -> None:
-    names = ("pa2-gw1", "pa5-gw1")
-    text = TIER.replace('kind = "fake"', 'kind = "fake"\npassword_file = "/etc/one/db.password"')
+    text = (
+        PLATFORM + gateways("pa2-gw1") + TIER.replace('kind = "fake"', 'kind = "fake"\npassword_file = "db.password"')
+    )
+    here, there = (fingerprint_of(Config.parse(text, folder)) for folder in ("/etc/one", "/etc/other"))
+    assert differences(here, there) == []
+    other = fingerprint_of(Config.parse(text.replace("db.password", "other.password"), "/etc/one"))
+    assert differences(here, other) == ["tiers.db.password_file"]
+    assert differences(here, fingerprint_of(platform("pa2-gw1", "pa5-gw1", tier=TIER)))[0].startswith("gateways[1]")
 
-    async def whole() -> None:
-        memory = Memory()
-        config = platform(*names)
-        tier = replace(config.tiers["db"], password_file="")
-        first = Site(replace(config, tiers={"db": tier}), names[0], memory).start()
-        second = Site(config, names[1], memory).start()
-        await asyncio.sleep(5)
-        for site in (first, second):
-            assert site.tiers.controller.describe()["refusal"] == ""
-            await site.tiers.stop()
 
-    assert text
-    virtually(whole)
+def test_what_another_version_publishes_and_we_do_not_understand_stops_nothing(world: World) -> None:
+    async def work(sites: dict[str, Site]) -> None:
+        first = leader(sites)
+        lease = await first.store.grant(3600)
+        keys = [f"/ubisip/p/{kind}/old-gw1" for kind in ("seen", "facts")]
+        for value in (b"", b"\xc1", b"\x05", b"\x81\xa1a\x01"):
+            await first.store.commit([], [Put(key, value, lease) for key in keys])
+            await asyncio.sleep(2)
+        world.down.add("a")
+        await until(lambda: world.done == PROMOTED, 5.0)
+
+    run(work, "pa2-gw1", "pa5-gw1")

@@ -251,14 +251,15 @@ STANDINGS: dict[str, tuple[Standing, str]] = {
     "paused": (replace(LEADS, paused="alice"), "automatic action is paused by alice"),
     "asks": (replace(LEADS, mode="ask"), "the tier's mode is ask: it waits for `ubisip failover t`"),
     "observes": (replace(LEADS, mode="observe"), "the tier's mode is observe"),
+    "misfit": (replace(LEADS, misfits=("b has server id 1",)), "the file and the members differ: b has server id 1"),
     "busy": (replace(LEADS, busy="q"), "plan q is not finished"),
     "here": (replace(LEADS, busy_here="q"), "plan q is not finished"),
     "cool": (replace(LEADS, cool_until=1100.0), "the last plan succeeded"),
     "cool after G": (replace(LEADS, cool_until=1100.0, cooled_by=Proof.G), "the last plan succeeded"),
 }
-OVERRIDDEN = {"paused", "asks", "observes", "cool", "cool after G"}
+OVERRIDDEN = {"paused", "asks", "observes", "cool", "cool after G", "misfit"}
 """What an operator's command overrides."""
-FREE_FOR_LOCAL = {"nobody", "busy", "cool", "cool after G"}
+FREE_FOR_LOCAL = {"nobody", "busy", "cool", "cool after G", "misfit"}
 """What does not hold back what is local and reversible."""
 FREE_FOR_PROMOTION = {"cool after G"}
 

@@ -155,6 +155,13 @@ async def test_a_range_has_what_begins_with_the_prefix_and_nothing_else(store: S
     assert [entry.key for entry in await store.range("/p/")] == ["/p/%_", "/p/a", "/p/b"]
 
 
+async def test_values_may_be_as_large_as_those_of_a_platform(store: Store) -> None:
+    values = {f"/p/{number:02}": os.urandom(50_000) for number in range(20)}
+    for key, value in values.items():
+        await store.commit([], [Put(key, value)])
+    assert {entry.key: entry.value for entry in await store.range("/p/")} == values
+
+
 async def test_a_transaction_is_done_whole_or_not_at_all(store: Store) -> None:
     created = await store.commit([Compare("/a", created=0)], [Put("/a", b"1")])
     assert created and not await store.commit([Compare("/a", created=0)], [Put("/a", b"2"), Put("/b", b"2")])

@@ -302,6 +302,18 @@ async def test_hooks_are_told_in_order_whether_plain_or_async(tmp_path: Path, wo
     assert heard[3:5] == ["promote fence b doing", "promote fence b done"]
 
 
+async def test_what_writes_to_a_database_follows_its_primary(site: Site, world: World) -> None:
+    assert site.gateway.primary("db") == "127.0.0.1:1" and site.gateway.primary("web") == ""
+    world.primary = "b"
+    async with asyncio.timeout(PATIENCE):
+        while site.gateway.primary("db") != "127.0.0.1:2":
+            await asyncio.sleep(0.02)
+    world.down.add("b")
+    async with asyncio.timeout(PATIENCE):
+        while site.gateway.primary("db"):
+            await asyncio.sleep(0.02)
+
+
 async def test_a_reload_takes_the_tiers_of_the_new_file(site: Site, world: World) -> None:
     text = site.path.read_text()
     site.path.write_text(text.replace('mode = "automatic"', 'mode = "observe"'))

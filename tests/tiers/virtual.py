@@ -182,6 +182,7 @@ class World:
     epoch: int = 0
     """The highest that the resource has seen: it refuses lower ones."""
     sink_down: bool = False
+    primary: str = "a"
     keys: set[str] = field(default_factory=set)
     """Of the steps that had their effect."""
     at: dict[str, float] = field(default_factory=dict)
@@ -215,7 +216,8 @@ class FakeProbe:
         if target.name in WORLD.silent or target.name in WORLD.unseen.get(self.site, ()):
             await asyncio.sleep(timeout)
             return Finding(Sample(Verdict.FAIL, "timeout", sent_at=sent_at), timeout)
-        return Finding(Sample(Verdict.PASS, "ok", answered=True), 0.001, {"name": target.name})
+        role = "primary" if target.name == WORLD.primary else "replica"
+        return Finding(Sample(Verdict.PASS, "ok", answered=True), 0.001, {"name": target.name, "role": role})
 
     async def close(self) -> None:
         """It has nothing."""

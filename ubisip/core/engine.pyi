@@ -57,7 +57,7 @@ class Engine:
     def transport_error(self, data: bytes, address: tuple[str, int], now: float) -> None:
         """An ICMP error came back for a datagram that began with *data* and went to *address*."""
     def stream_closed(self, stream: int, now: float) -> None:
-        """Connection number *stream* has ended: nothing can be sent over it any more."""
+        """Connection number *stream* has ended: nothing can be sent over it any more, bindings of it are dead."""
     def swap(self, snapshot: Snapshot, now: float) -> None:
         """Use *snapshot* from now on."""
     def set_keys(self, keys: Sequence[bytes]) -> None: ...
@@ -82,8 +82,6 @@ class Engine:
         """
     def credential_failed(self, user: str, realm: str, now: float) -> None:
         """Nobody could be asked: REGISTERs that wait get 503 with Retry-After."""
-    def stream_closed(self, stream: int, now: float) -> None:
-        """A connection has ended: bindings that were registered over it are dead."""
     def take_journal(self) -> bytes:
         """Changes of bindings since the last call: msgpack arrays, one after the other (docs/agents.md)."""
     def bindings(self, after: int, limit: int, now: float) -> tuple[int, list[tuple[Any, ...]]]:

@@ -25,8 +25,8 @@ class Snapshot:
     resolved host names of destinations by name (needed only where the URI holds a host name),
     *draining* refuses new calls with 503, *hook* parks new INVITEs for a decision of the control thread,
     *record* turns on the call events (attempt, answered, ended...). *credentials_complete*: an agent whose digests the
-    core was not given does not exist, and nobody is asked for them. *wall* is what must be added to the engine's times to
-    get unix time, in seconds.
+    core was not given does not exist, and nobody is asked for them. *wall*: seconds from the engine's clock to that of
+    the wall.
     """
 
     def __init__(

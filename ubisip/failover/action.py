@@ -148,7 +148,8 @@ class Action(Protocol):
         """Whether the step can be taken; changes nothing. It may find that it is done already (a resumed plan)."""
 
     async def apply(self, step: Step, context: Context) -> Mapping[str, Any]:
-        """Take it; taking it twice has the effect of once. What later steps need to know is returned, in plain values.
+        """Take it; taking it twice has the effect of once. What later steps need to know is returned, in plain values;
+        ``changed`` false among them says that all was as wished already.
 
         :raises ActionError: it was not done.
         """

@@ -12,6 +12,9 @@ from ubisip.failover.action import MemberView
 from ubisip.failover.database import LAG, contents, fact, received, speaks
 from ubisip.health.probes.mariadb import LONG_TIMEOUT
 
+MEMORY = 900.0
+"""Seconds. Who acknowledged the writes of a lost primary may have changed while we could not see it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -177,4 +180,8 @@ def _no_barrier(lost: MemberView) -> list[str]:
         return [f"{name} acknowledged writes without waiting for a replica: some may be lost"]
     if facts["semisync_timeout"] < LONG_TIMEOUT:
         return [f"{name} acknowledges alone after {facts['semisync_timeout']} ms without a replica"]
+    if lost.facts_age > MEMORY:
+        return [
+            f"what is known of the write barrier of {name} is {lost.facts_age:.0f} s old: it may have changed since"
+        ]
     return []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -22,6 +21,7 @@ import msgpack  # type: ignore[import-untyped]  # it has no stubs
 from ubisip.failover.action import Action, MemberView, Notice, Proof, Refusal, Situation, Step
 from ubisip.failover.coordination import Compare, LeaseLost, Put, Store, StoreError
 from ubisip.failover.inspection import misfits
+from ubisip.failover.keeper import Keeper
 from ubisip.failover.lease import Keys, Leadership
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
@@ -30,14 +30,14 @@ from ubisip.failover.plan import (
     Plan,
     Progress,
     new_journal,
-    pack,
     plain_journal,
     plain_member,
     plain_step,
     unpack,
 )
 from ubisip.failover.planner import COOL_DOWN, Rules, Standing, plan, rule_for
-from ubisip.failover.runner import Fenced, Runner
+from ubisip.failover.reports import Reports
+from ubisip.failover.runner import ORPHANED, Fenced, Runner
 from ubisip.failover.verdict import UNKNOWN, Policy, Verdict, event_of
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,12 @@ SETTLE = 1.5
 """Seconds that a verdict must last before people are told: a plan may settle it."""
 BACK_OFF = 5.0
 """Seconds before a plan that failed is made again; they double."""
+LONGEST = 60.0
+"""Seconds at most between such plans: local ones are tried for ever."""
 TRIES = 3
-"""Plans that are tried for one matter before a person is asked."""
-STORE_PATIENCE = 0.2
-"""Seconds between tries to write the journal while the lease still holds."""
+"""Plans of class G or S that are tried for one matter before a person is asked."""
+SHOW = 1.0
+"""Seconds between looks at the plans of whoever leads."""
 TIDY = 600.0
 """Seconds between compactions of the store by the leader."""
 PLATFORM = "platform"
@@ -125,6 +127,8 @@ class _Tier:
     """The matter that plans were made for."""
     tries: int = 0
     """Plans for it that failed."""
+    given_up: bool = False
+    """They were too many: a person is asked."""
     not_before: float = -math.inf
     settled: bool = False
     """A plan for it has succeeded."""
@@ -132,8 +136,6 @@ class _Tier:
     """Seconds since the epoch."""
     cooled_by: Proof = Proof.S
     """Class of the plan whose success it was."""
-    told: tuple[str, ...] = ()
-    """What people were told last, without its numbers."""
 
 
 class Controller:
@@ -170,6 +172,7 @@ class Controller:
         self._keys = keys
         self._leadership = leadership
         self._notices = notices
+        self._reports = Reports(notices, wall)
         self._watcher = watcher
         self._passwords = passwords
         self._clock = clock
@@ -180,6 +183,9 @@ class Controller:
         """The epoch under which open plans of before were taken up."""
         self._recovering = False
         self._tidied_at = clock()
+        self._read_at = -math.inf
+        self._elsewhere: list[Journal] = []
+        """Plans of whoever leads, or led last."""
         self._wake = asyncio.Event()
         self._number = 0
 
@@ -229,6 +235,10 @@ class Controller:
         await self._observations.gather(self._store, self._keys, now)
         entry = await self._store.get(self._keys.pause)
         self.paused = "" if entry is None else str(msgpack.unpackb(entry.value)["who"])
+        if not self._leadership.epoch and now - self._read_at >= SHOW:
+            self._read_at = now
+            entries = await self._store.range(self._keys.plans)
+            self._elsewhere = [one for one in (self._read(entry.value) for entry in entries) if one is not None]
         if self._leadership.epoch and now - self._tidied_at > TIDY:
             self._tidied_at = now
             await self._store.tidy()
@@ -255,7 +265,8 @@ class Controller:
             except Exception:
                 log.exception("the controller failed at tier %s; it goes on", tier.setup.name)
                 tier.not_before = now + BACK_OFF
-        self._tell_of_ourselves()
+        it = self._leadership
+        self._reports.ourselves(self._observations.name, store=it.problem if it.alone else "", configuration=it.refusal)
 
     def _judge(self, tier: _Tier, now: float) -> None:
         name = tier.setup.name
@@ -271,11 +282,12 @@ class Controller:
     def _act(self, tier: _Tier, now: float) -> None:
         """Start a plan if the verdict calls for one and nothing stands against it."""
         if tier.case != tier.verdict.case:
-            tier.case, tier.tries, tier.not_before, tier.settled = tier.verdict.case, 0, -math.inf, False
+            tier.case, tier.settled = tier.verdict.case, False
+            tier.tries, tier.given_up, tier.not_before = 0, False, -math.inf
         tier.answer = None
         if tier.settled or not tier.setup.policy.rule(tier.verdict.code, tier.setup.rules):
             return
-        if tier.tries >= TRIES:
+        if tier.given_up:
             tier.answer = Refusal((f"plans for it failed: it waits for `ubisip failover {tier.setup.name}`",))
         elif now >= tier.not_before:
             tier.answer = self._answer(tier, self._situation(tier), "")
@@ -336,7 +348,7 @@ class Controller:
         journal = self._running[slot] = new_journal(it, self._wall())
         log.warning("plan %s begins: %s", it.id, "; ".join(map(str, it.steps)))
         self._watcher.plan(journal)
-        self._tell_of_plan(journal)
+        self._reports.plan(journal)
         return self._spawn(self._carry(slot, journal, lambda runner: runner.run(it)))
 
     async def _carry(
@@ -348,7 +360,7 @@ class Controller:
         case = None if tier is None else tier.case
         runner = Runner(
             self._actions,
-            _Writer(self._store, self._keys.plans + slot, self._keys.leader, self._leadership, epoch),
+            Keeper(self._store, self._keys.plans + slot, self._keys.leader, self._leadership, epoch),
             lambda: self._leadership.epoch,
             lambda told, index: self._progress(slot, told, index),
             self._wall,
@@ -358,6 +370,12 @@ class Controller:
         except Fenced as lost:
             log.error("%s: whoever leads next takes the plan up", lost)
             self._audit_plan(journal, "given up", str(lost))
+            self._recovered = 0  # that may be we again
+            return None
+        except Exception:
+            log.exception("plan %s stopped by a fault of ours; it is taken up from the journal", journal.plan.id)
+            await asyncio.sleep(BACK_OFF)
+            self._recovered = 0
             return None
         finally:
             self._running.pop(slot, None)
@@ -388,7 +406,7 @@ class Controller:
         self.ended[journal.plan.tier, journal.progress.value] += 1
         self._audit_plan(journal, journal.progress.value, journal.reason)
         self._watcher.plan(journal)
-        self._tell_of_plan(journal)
+        self._reports.plan(journal)
 
     def _audit_plan(self, journal: Journal, result: str, reason: str) -> None:
         it = journal.plan
@@ -400,14 +418,17 @@ class Controller:
         if journal.progress is Progress.DONE:
             tier.settled = True
             return
-        tier.tries = TRIES if journal.progress is Progress.INCOMPLETE else tier.tries + 1
-        tier.not_before = self._clock() + BACK_OFF * 2 ** (tier.tries - 1)
+        tier.tries += 1
+        stuck = journal.progress is Progress.INCOMPLETE or tier.tries >= TRIES
+        tier.given_up = stuck and journal.plan.proof is not Proof.R
+        if journal.reason != ORPHANED:  # then it did not fail itself: it is made anew at once
+            tier.not_before = self._clock() + min(LONGEST, BACK_OFF * 2 ** (tier.tries - 1))
 
     async def _cool(self, journal: Journal) -> None:
-        """After an automatic success comes a pause; an operator's plan ends it."""
+        """After an automatic success that changed something comes a pause; an operator's plan ends it."""
         it = journal.plan
         tier = self._tiers.get(it.tier)
-        if tier is None or journal.progress is not Progress.DONE or it.proof is Proof.R:
+        if tier is None or journal.progress is not Progress.DONE or it.proof is Proof.R or not journal.changed:
             return
         tier.cool_until, tier.cooled_by = 0.0 if it.asked_by else journal.ended_at + COOL_DOWN, it.proof
         try:
@@ -436,15 +457,19 @@ class Controller:
             self._recovering = False
             self.wake()
 
-    def _take_up(self, slot: str, value: bytes, epoch: int) -> None:
+    def _read(self, value: bytes) -> Journal | None:
+        """A journal of the store; None: it cannot be read."""
         try:
-            journal = unpack(value, self._passwords)
+            return unpack(value, self._passwords)
         except ValueError as error:
             log.error("a plan in the journal cannot be read: %s", error)
+            return None
+
+    def _take_up(self, slot: str, value: bytes, epoch: int) -> None:
+        journal = self._read(value)
+        if journal is None or not journal.is_open or slot in self._running:
             return
         missing = {step.action for step in journal.plan.steps} - self._actions.keys()
-        if not journal.is_open or slot in self._running:
-            return
         if missing:
             log.error("plan %s is open, and its actions %s are not in our file", journal.plan.id, ", ".join(missing))
             return
@@ -452,7 +477,7 @@ class Controller:
         log.warning("plan %s is taken up: its runner is gone", journal.plan.id)
         self._audit_plan(journal, "taken up", journal.reason)
         self._running[slot] = journal
-        self._tell_of_plan(journal)
+        self._reports.plan(journal)
         self._spawn(self._carry(slot, journal, lambda runner: runner.resume(journal, epoch)))
 
     # People
@@ -463,69 +488,18 @@ class Controller:
         return bool(self._leadership.epoch) or self._leadership.alone
 
     def _tell(self, tier: _Tier, now: float) -> None:
-        name, verdict = tier.setup.name, tier.verdict
-        if not self._speaks:
-            self._notices.drop(f"tier/{name}/")
-            self._notices.drop(f"plan/{name}/")
-            tier.told = ()
-            return
-        if verdict.code in tier.setup.policy.healthy:
-            self._notices.settle(f"tier/{name}/verdict", f"tier {name} is {verdict.code}", self._wall())
-            tier.told = ()
-            if now - tier.since >= SETTLE and not any(it.plan.tier == name for it in self._running.values()):
-                self._notices.settle(f"plan/{name}/", f"tier {name} is {verdict.code}", self._wall())
-        elif verdict.code != UNKNOWN and now - tier.since >= SETTLE:
-            self._tell_verdict(tier)
-        self._tell_problems(tier)
-
-    def _tell_verdict(self, tier: _Tier) -> None:
-        name, verdict = tier.setup.name, tier.verdict
-        runs = any(journal.plan.tier == name for journal in self._running.values())
-        against = tier.answer.reasons if isinstance(tier.answer, Refusal) and not runs else ()
-        what = tuple(f"not acted upon: {reason}" for reason in against)
-        text = "; ".join((tier.setup.policy.codes.get(verdict.code, verdict.code), *verdict.why, *what))
-        signature = (*verdict.case, *(re.sub(r"[\d.]+", "#", reason) for reason in what))
-        if signature != tier.told:
-            tier.told = signature
-            severity = "warning" if verdict.code not in tier.setup.policy.lost else "critical"
-            labels = {"tier": name, "verdict": verdict.code}
-            key = f"tier/{name}/verdict"
-            self._notices.tell(Notice(key, severity, f"tier {name}: {verdict.code}", text, labels, self._wall()))
-
-    def _tell_problems(self, tier: _Tier) -> None:
         name = tier.setup.name
-        strange = _misfits(tier)
-        for one in tier.views:
-            member, key = one.target.name, f"tier/{name}/problem/{one.target.name}"
-            problem = one.problem or "; ".join(strange.get(member, ()))
-            if problem:
-                labels = {"tier": name, "member": member}
-                title = f"tier {name}: a problem with {member}"
-                self._notices.tell(Notice(key, "warning", title, problem, labels, self._wall()))
-            else:
-                self._notices.settle(key, f"{member} is without it", self._wall())
-
-    def _tell_of_plan(self, journal: Journal) -> None:
-        it = journal.plan
-        severity = "critical" if it.proof is Proof.S or journal.progress is Progress.INCOMPLETE else "warning"
-        steps = "; ".join(f"{step}: {record.state.value}" for step, record in zip(it.steps, journal.steps, strict=True))
-        why = "; ".join(it.situation.why)
-        text = f"{journal.progress.value}{f': {journal.reason}' if journal.reason else ''}. Steps: {steps}. Why: {why}"
-        labels = {"tier": it.tier, "plan": it.id, "progress": journal.progress.value}
-        title = f"tier {it.tier}: plan for {it.cause}"
-        self._notices.tell(Notice(f"plan/{it.tier}/{it.id}", severity, title, text, labels, self._wall()))
-
-    def _tell_of_ourselves(self) -> None:
-        it = self._leadership
-        for key, problem in (("store", it.problem if it.alone else ""), ("configuration", it.refusal)):
-            name = f"gateway/{self._observations.name}/{key}"
-            if problem:
-                text = f"{problem}: nothing global or stateful is done from here"
-                title = f"gateway {self._observations.name} cannot lead"
-                labels = {"gateway": self._observations.name}
-                self._notices.tell(Notice(name, "critical", title, text, labels, self._wall()))
-            else:
-                self._notices.settle(name, "it can again", self._wall())
+        if not self._speaks:
+            self._reports.silence(name)
+            return
+        runs = any(journal.plan.tier == name for journal in self._running.values())
+        lasts = now - tier.since >= SETTLE
+        if tier.verdict.code in tier.setup.policy.healthy:
+            self._reports.healthy(name, tier.verdict, plans_too=lasts and not runs)
+        elif tier.verdict.code != UNKNOWN and lasts:
+            against = tier.answer.reasons if isinstance(tier.answer, Refusal) and not runs else ()
+            self._reports.verdict(name, tier.verdict, tier.setup.policy, against)
+        self._reports.problems(name, tier.views, _misfits(tier))
 
     # What operators ask for
 
@@ -542,13 +516,22 @@ class Controller:
             "doubt": self._observations.doubt(self._clock()),
             "domains": list(self._observations.domains),
             "tiers": [self._row(tier) for tier in self._tiers.values()],
-            "running": [plain_journal(journal) for journal in self._running.values()],
-            "plans": [_in_short(journal) for journal in self.plans],
+            "running": [plain_journal(journal) for journal in self._shown_running()],
+            "plans": [_in_short(journal) for journal in self._shown_ended()],
             "counted": [
                 {"tier": tier, "result": result, "plans": number} for (tier, result), number in self.ended.items()
             ],
             "notices": [_notice(notice, who) for notice, who in self._notices.open()],
         }
+
+    def _shown_running(self) -> list[Journal]:
+        elsewhere = [] if self._leadership.epoch else [one for one in self._elsewhere if one.is_open]
+        return [*self._running.values(), *elsewhere]
+
+    def _shown_ended(self) -> list[Journal]:
+        own = {journal.plan.id for journal in self.plans}
+        elsewhere = [one for one in self._elsewhere if not one.is_open and one.plan.id not in own]
+        return sorted([*self.plans, *elsewhere], key=lambda journal: -journal.started_at)[:KEPT]
 
     def _row(self, tier: _Tier) -> dict[str, Any]:
         now, it = self._clock(), tier.setup
@@ -625,7 +608,7 @@ class Controller:
         await self._store.commit([], [], keys)
         self.paused = ""
         for tier in self._tiers.values():
-            tier.cool_until, tier.tries, tier.not_before = 0.0, 0, -math.inf
+            tier.cool_until, tier.tries, tier.given_up, tier.not_before = 0.0, 0, False, -math.inf
         self._watcher.audit(who, "resume", "done", {})
 
     def acknowledge(self, key: str, who: str) -> bool:
@@ -642,34 +625,6 @@ class Controller:
         if wanted and wanted not in members:
             raise UnknownTier(f"no member of {name} is named {wanted!r}; there are: {', '.join(members)}")
         return tier
-
-
-class _Writer:
-    """Keeps the journal of one plan, while the lease holds under which it runs."""
-
-    def __init__(self, store: Store, key: str, leader: str, leadership: Leadership, epoch: int) -> None:
-        self._store = store
-        self._key = key
-        self._leader = leader
-        self._leadership = leadership
-        self._epoch = epoch
-
-    async def __call__(self, journal: Journal) -> None:
-        """
-        :raises Fenced: the lease is lost.
-        """
-        while self._epoch:  # a local plan without a lease has no journal: all of it can be repeated
-            try:
-                if await self._store.commit(
-                    [Compare(self._leader, created=self._epoch)], [Put(self._key, pack(journal))]
-                ):
-                    return
-            except StoreError as error:
-                log.warning("the journal of plan %s is not written yet: %s", journal.plan.id, error)
-                if self._leadership.epoch == self._epoch:
-                    await asyncio.sleep(STORE_PATIENCE)
-                    continue
-            raise Fenced(f"plan {journal.plan.id}: the lease of epoch {self._epoch} is lost")
 
 
 def _misfits(tier: _Tier) -> dict[str, tuple[str, ...]]:

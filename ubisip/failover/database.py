@@ -41,6 +41,8 @@ SILENCE = 1.2
 """Seconds without a transaction or heartbeat after which a replica testifies that its source is gone."""
 HEARTBEATS = 2.4
 """The same in heartbeat periods, where these are longer than half a second."""
+LOCKED = 3.0
+"""Seconds that a write must have waited for its acknowledgement before writes are said to be locked."""
 LAG = 30.0
 """Seconds behind from which a replica is no candidate while there is another."""
 QUORUM = 2
@@ -61,9 +63,9 @@ CODES: Mapping[str, str] = MappingProxyType(
         SUSPECT_PRIMARY: "the primary fails, but not yet long enough to be called down",
         NO_PRIMARY: "no member is writable",
         TWO_PRIMARIES: "two members are writable and neither is known to be the rightful primary",
-        OLD_PRIMARY_RETURNED: "a former primary is back and follows nobody",
+        OLD_PRIMARY_RETURNED: "a former primary, or a replica of one, is back and does not follow the present one",
         ERRANT_MEMBER: "a member has transactions of its own, or lacks some, and must be rebuilt: it is quarantined",
-        LOCKED_SEMI_SYNC: "writes wait for an acknowledgement that no attached replica can give",
+        LOCKED_SEMI_SYNC: "writes wait for an acknowledgement that does not come",
         ALL_REPLICAS_STOPPED: "the primary serves, but no replica follows it",
         REPLICA_DOWN: "a replica is down",
         REPLICA_STOPPED: "a replica does not follow the primary",
@@ -87,13 +89,22 @@ def judge(members: Sequence[MemberView], _now: float) -> Verdict:
 
 def speaks(one: MemberView) -> bool:
     """Whether it answers now: what it says of itself and of others can be believed."""
-    return one.state in ANSWERING and bool(one.facts) and one.facts_age <= FRESH
+    if not one.facts:
+        return False
+    return one.facts_age <= FRESH if one.state in ANSWERING else _flaps(one)
+
+
+def _flaps(one: MemberView) -> bool:
+    """It is held back for its flapping, and answers all the same."""
+    return one.state is State.HELD and bool(one.facts) and one.facts_age <= SILENCE
 
 
 def is_down(one: MemberView) -> bool:
     """Whether enough failure domains find it down and none up; our own view alone where it is the only one."""
+    if _flaps(one):
+        return False
     if not one.votes:
-        return one.state is State.DOWN or (one.state is State.HELD and one.facts_age > FRESH)
+        return one.state in (State.DOWN, State.HELD)
     votes = list(one.votes.values())
     return votes.count("down") >= min(QUORUM, len(votes)) and "up" not in votes
 
@@ -111,15 +122,18 @@ def sentence(one: MemberView) -> str:
 
 
 def _rightful(members: Sequence[MemberView]) -> list[MemberView]:
-    """The writable members that believe in the newest reign that is known."""
-    reign = max(fact(one, "reign", 0) for one in members)
-    return [one for one in members if speaks(one) and not one.facts["read_only"] and one.facts["reign"] == reign]
+    """The writable members that the newest reign names, or that believe in it: what each says was read at another
+    moment, so a replica may know of a new reign before the primary was seen to."""
+    newest = max(members, key=lambda one: int(fact(one, "reign", 0)))
+    reign, name = fact(newest, "reign", 0), fact(newest, "reigning", "")
+    writable = [one for one in members if speaks(one) and not one.facts["read_only"]]
+    return [one for one in writable if one.facts["reign"] == reign or one.target.name == name]
 
 
 def primary_of(members: Sequence[MemberView]) -> MemberView | None:
     """The rightful primary that serves; None: there is none, or it cannot be told which of two."""
     rightful = _rightful(members)
-    followed = [one for one in rightful if any(speaks(other) and follows(other, one) for other in members)]
+    followed = [one for one in rightful if any(testimony(other, one)[0] == "alive" for other in members)]
     found = rightful if len(rightful) == 1 else followed
     return found[0] if len(found) == 1 else None
 
@@ -197,7 +211,8 @@ def _not_reached(members: Sequence[MemberView], lost: MemberView) -> Verdict:
     if lost.state is State.UNKNOWN:
         return Verdict(UNKNOWN, name, (f"{name} has not told its role yet", *map(sentence, members)))
     if down or lost.state in (State.DOWN, State.HELD):
-        seen = f"{len(down)} of {len(lost.votes)} failure domains find {name} down, {QUORUM} are needed"
+        needed = min(QUORUM, max(1, len(lost.votes)))
+        seen = f"{len(down)} of {len(lost.votes)} failure domains find {name} down: {needed} must, and none find it up"
         return Verdict(UNREACHABLE_PRIMARY, name, (seen, sentence(lost)))
     return Verdict(SUSPECT_PRIMARY, name, (sentence(lost), f"its last facts are {lost.facts_age:.1f} s old"))
 
@@ -229,16 +244,30 @@ def _reigned(members: Sequence[MemberView], primary: MemberView) -> Verdict:
     """What is to be told of a tier whose rightful primary serves, the most pressing first."""
     others = [one for one in members if one is not primary]
     speaking = [one for one in others if speaks(one)]
-    strays = [one for one in speaking if not one.facts["source"]]
+    strays = [one for one in speaking if _strays(one, primary, members)]
     errant = {one.target.name: own_transactions(one, [primary]) for one in speaking}
     back = [one for one in strays if _rejoins(one, errant[one.target.name])]
+    locked = _locked(primary, others)
+    if locked is not None:
+        return locked
     if back:
         return _returned(back, primary, tuple(map(sentence, others)))
+    return _doubled(primary, speaking) or _apart(primary, speaking) or _followers(primary, others, speaking)
+
+
+def _apart(primary: MemberView, speaking: Sequence[MemberView]) -> Verdict | None:
+    """Members that can never again be the same as the primary by replicating from it."""
     apart = {one.target.name: differs(one, primary) for one in speaking}
     guilty = [one for one in speaking if apart[one.target.name]]
-    if guilty:
-        return _about(ERRANT_MEMBER, guilty, tuple(f"{_named(one)} {apart[one.target.name]}" for one in guilty))
-    return _locked(primary, speaking) or _followers(primary, others, speaking)
+    if not guilty:
+        return None
+    return _about(ERRANT_MEMBER, guilty, tuple(f"{_named(one)} {apart[one.target.name]}" for one in guilty))
+
+
+def _strays(one: MemberView, primary: MemberView, members: Sequence[MemberView]) -> bool:
+    """It follows nobody, or a member that is not the primary."""
+    others = [it for it in members if it is not primary and it is not one]
+    return not one.facts["source"] or (not follows(one, primary) and any(follows(one, it) for it in others))
 
 
 def _rejoins(one: MemberView, errant: str) -> bool:
@@ -249,21 +278,34 @@ def _rejoins(one: MemberView, errant: str) -> bool:
 
 def _returned(back: Sequence[MemberView], primary: MemberView, why: tuple[str, ...]) -> Verdict:
     told = tuple(
-        f"{one.target.name} is {'read-only' if one.facts['read_only'] else 'writable'}, follows nobody and knows of"
-        f" reign {one.facts['reign']}; {primary.target.name} is primary, reign {primary.facts['reign']}"
+        f"{one.target.name} is {'read-only' if one.facts['read_only'] else 'writable'}, follows"
+        f" {one.facts['source'] or 'nobody'} and knows of reign {one.facts['reign']}; {primary.target.name} is primary,"
+        f" reign {primary.facts['reign']}"
         for one in back
     )
     return _about(OLD_PRIMARY_RETURNED, back, told + why)
 
 
-def _locked(primary: MemberView, speaking: Sequence[MemberView]) -> Verdict | None:
-    facts = primary.facts
-    if not facts["semisync_primary"] or facts["ackers"] > 0 or facts["waiting"] == 0:
+def _locked(primary: MemberView, others: Sequence[MemberView]) -> Verdict | None:
+    """A write waits for longer than any living replica takes: none is attached, or one that is had received it before
+    and does not acknowledge it again. How many the primary believes to be attached does not count: a cut cable leaves
+    it with dead connections."""
+    waits = primary.facts["waiting_for"] + primary.facts_age
+    if not primary.facts["semisync_primary"] or not primary.facts["waiting"] or waits < LOCKED:
         return None
-    if any(one.facts["acker"] and one.facts["io"] == "Yes" and follows(one, primary) for one in speaking):
-        return None  # it is just being attached
-    why = (f"{facts['waiting']} writes wait on {primary.target.name} and no acknowledging replica is attached",)
+    ackers = [one for one in others if fact(one, "acker", False)]
+    why = (
+        f"{primary.facts['waiting']} writes wait on {primary.target.name}, for {waits:.1f} s already",
+        *(f"{one.target.name}: {testimony(one, primary)[1]}" for one in ackers),
+    )
     return Verdict(LOCKED_SEMI_SYNC, primary.target.name, why)
+
+
+def is_away(one: MemberView, primary: MemberView) -> bool:
+    """A replica that has not heard of *primary* for a while, by its own word, or is down itself."""
+    if not speaks(one):
+        return is_down(one)
+    return testimony(one, primary)[0] != "alive" and one.facts["stream_silence"] + one.facts_age >= LOCKED
 
 
 def _followers(primary: MemberView, others: Sequence[MemberView], speaking: Sequence[MemberView]) -> Verdict:
@@ -281,19 +323,24 @@ def _followers(primary: MemberView, others: Sequence[MemberView], speaking: Sequ
     return _acknowledged(primary, others, speaking)
 
 
+def _doubled(primary: MemberView, speaking: Sequence[MemberView]) -> Verdict | None:
+    """Its own site acknowledges although the other one does: those that stood in are not needed any more."""
+    ackers = [one for one in speaking if one.facts["acker"] and _runs(one, primary)]
+    near = [one for one in ackers if one.target.site == primary.target.site]
+    if not near or len(near) == len(ackers):
+        return None
+    why = f"{_named(near[0])} acknowledges writes of its own site: they could be lost with {primary.target.site}"
+    return Verdict(DEGRADED, primary.target.name, (why,), tuple(one.target.name for one in near))
+
+
 def _acknowledged(primary: MemberView, others: Sequence[MemberView], speaking: Sequence[MemberView]) -> Verdict:
-    """The write barrier: whether what the primary acknowledges outlives its site."""
+    """The write barrier: whether what the primary acknowledges outlives it, and its site."""
     name, site = primary.target.name, primary.target.site
+    if others and not primary.facts["semisync_primary"]:
+        return Verdict(DEGRADED, name, (f"{name} acknowledges writes that no replica has: semi-sync is off",))
     if len({one.target.site for one in others} | {site}) == 1:
         return Verdict(HEALTHY, name)
-    if not primary.facts["semisync_primary"]:
-        return Verdict(DEGRADED, name, (f"{name} acknowledges writes that no replica has: semi-sync is off",))
-    near = [one for one in speaking if one.facts["acker"] and one.target.site == site]
-    far = [one for one in speaking if one.facts["acker"] and one.target.site != site]
-    if near:
-        why = f"{_named(near[0])} acknowledges writes of its own site: they could be lost with {site}"
-        return Verdict(DEGRADED, name, (why,), tuple(one.target.name for one in near))
-    if not far:
+    if not any(one.facts["acker"] and one.target.site != site for one in speaking):
         return Verdict(DEGRADED, name, (f"no replica outside {site} acknowledges the writes of {name}",))
     return Verdict(HEALTHY, name)
 

@@ -7,6 +7,7 @@ Known facts are compared by their names, whatever the kind: ``server_id``, ``dom
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from ubisip.health.machine import Verdict
 from ubisip.health.probe import Finding, Probe, Target
 from ubisip.parameters import read_secret
 from ubisip.sections import Tier
+
+_RELEASE = re.compile(r"\d+(?:\.\d+)?")
 
 TIMEOUT = 5.0
 """Seconds that a member has to answer the one question of an inspection."""
@@ -124,8 +127,9 @@ def lacks(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 
 def release(version: str) -> str:
-    """``10.11`` of ``10.11.6-MariaDB-log``."""
-    return ".".join(version.partition("-")[0].split(".")[:2])
+    """``10.11`` of ``10.11.6-MariaDB-log``; empty: it has no number."""
+    match = _RELEASE.match(version)
+    return match[0] if match else ""
 
 
 def _numbers(text: str) -> list[int]:

@@ -88,7 +88,8 @@ class Leadership:
         self._me = me
         self._clock = clock
         self._epoch = 0
-        self._renewed_at = -TTL
+        self._renewed_at = clock() - TTL
+        self._began_at = clock()
         self._resigned = False
 
     @property
@@ -99,7 +100,8 @@ class Leadership:
     @property
     def alone(self) -> bool:
         """The store has not answered for so long that nobody may still lead by what we know."""
-        return self.problem not in ("", NOT_ASKED) and self._clock() >= self._renewed_at + TTL
+        silent_since = max(self._renewed_at, self._began_at)
+        return self.problem not in ("", NOT_ASKED) and self._clock() >= silent_since + TTL
 
     async def run(self) -> None:
         """Renew, look, campaign, until cancelled."""

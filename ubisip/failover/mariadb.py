@@ -3,7 +3,7 @@
 
 ``ubisip.claim`` on each server holds the highest epoch that has touched it. It is never written to the binary log: a
 plan that is given up must not leave a transaction behind. ``ubisip.reign`` is replicated: it says who is primary and
-since which epoch, and writing it is the first acknowledged transaction of a new primary.
+since how many changes, and writing it is the first acknowledged transaction of a new primary.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ubisip.health.probes.mariadb import CLAIM, NO_TABLE, read_facts
 PATIENCE = 5.0
 """Seconds for what a living server does at once."""
 POLL = 0.02
+STUCK_MS = 1000
 
 CREATE_CLAIM = (
     "CREATE DATABASE IF NOT EXISTS ubisip",
@@ -85,17 +86,25 @@ async def told(target: Target) -> AsyncIterator[None]:
 
 async def _claim(opened: Session, target: Target, epoch: int) -> None:
     await opened.run("SET SESSION sql_log_bin = 0, sql_notes = 0")
+    found = await _raised(opened, epoch)
+    if found is None:
+        await opened.run(*CREATE_CLAIM)
+        found = await _raised(opened, epoch)
+    await opened.run("SET SESSION sql_log_bin = 1")
+    if found is None or found > epoch:
+        raise ActionError(f"{target.name} has been claimed by epoch {found}: epoch {epoch} is over")
+
+
+async def _raised(opened: Session, epoch: int) -> int | None:
+    """The claim, raised to *epoch* if it was lower; None: the table or its row is missing, as whoever made it died."""
     try:
         await opened.rows(RAISE_CLAIM, (epoch, epoch))
+        row = await opened.row(CLAIM)
     except SqlError as error:
         if error.number not in NO_TABLE:
             raise
-        await opened.run(*CREATE_CLAIM)
-        await opened.rows(RAISE_CLAIM, (epoch, epoch))
-    found = int((await opened.row(CLAIM))["epoch"])
-    await opened.run("SET SESSION sql_log_bin = 1")
-    if found > epoch:
-        raise ActionError(f"{target.name} has been claimed by epoch {found}: epoch {epoch} is over")
+        return None
+    return int(row["epoch"]) if row else None
 
 
 async def claim(targets: Sequence[Target], epoch: int) -> None:
@@ -190,12 +199,20 @@ async def catch_up(target: Target, position: str, timeout: float) -> None:
         raise ActionError(f"{target.name} has not applied {position} within {timeout:g} s")
 
 
-async def become_source(target: Target, epoch: int) -> None:
-    """Follow nobody, and wait for acknowledgements before any write is acknowledged. It stays read-only."""
+async def become_source(target: Target, epoch: int, *, waits: bool = True) -> None:
+    """Follow nobody; *waits*: no write is acknowledged before a replica has acknowledged it. It stays read-only."""
     async with claimed(target, epoch) as opened:
         if await opened.rows("SHOW ALL SLAVES STATUS"):
             await opened.run("STOP SLAVE", "RESET SLAVE ALL")
-        await opened.run("SET GLOBAL rpl_semi_sync_slave_enabled = 0", "SET GLOBAL rpl_semi_sync_master_enabled = 1")
+        await opened.run(
+            "SET GLOBAL rpl_semi_sync_slave_enabled = 0", f"SET GLOBAL rpl_semi_sync_master_enabled = {int(waits)}"
+        )
+
+
+async def set_waiting(target: Target, *, waits: bool, epoch: int) -> None:
+    """Acknowledge writes only once a replica has, or alone."""
+    async with claimed(target, epoch) as opened:
+        await opened.run(f"SET GLOBAL rpl_semi_sync_master_enabled = {int(waits)}")
 
 
 async def follow(target: Target, source: Source, *, acker: bool, epoch: int) -> None:
@@ -264,6 +281,27 @@ async def set_acker(target: Target, *, acker: bool, epoch: int) -> None:
             await opened.run("STOP SLAVE IO_THREAD", "START SLAVE IO_THREAD")
 
 
+async def stuck(opened: Session) -> list[int]:
+    """The sessions whose writes have waited longer for an acknowledgement than a living replica takes."""
+    rows = await opened.rows(
+        "SELECT id FROM information_schema.processlist WHERE state LIKE %s AND time_ms > %s",
+        ("Waiting for semi-sync ACK%", STUCK_MS),
+    )
+    return [int(row["id"]) for row in rows]
+
+
+async def release(target: Target, epoch: int) -> None:
+    """End the sessions that wait for an acknowledgement that cannot come any more.
+
+    A replica that begins to acknowledge does so for what it receives from then on; what it had received before holds
+    up all later commits. A session that is killed commits and tells its client of a broken connection, not of success.
+    """
+    async with claimed(target, epoch) as opened:
+        for number in await stuck(opened):
+            with contextlib.suppress(SqlError):  # it has ended by itself
+                await opened.run(f"KILL CONNECTION {number}")
+
+
 async def close(target: Target, epoch: int, patience: float) -> None:
     """No more writes by applications; those that run are waited for, at most *patience* seconds."""
     async with claimed(target, epoch, patience + PATIENCE) as opened:
@@ -276,11 +314,11 @@ async def open_for_writes(target: Target, epoch: int) -> None:
         await opened.run(_opening(epoch, read_only=0))
 
 
-async def write_reign(target: Target, epoch: int) -> None:
+async def write_reign(target: Target, reign: int, epoch: int) -> None:
     """The first write of a new primary: it returns when a replica has acknowledged it."""
     async with claimed(target, epoch) as opened:
         await opened.run(*CREATE_REIGN)
-        await opened.rows(WRITE_REIGN, (epoch, target.name))
+        await opened.rows(WRITE_REIGN, (reign, target.name))
 
 
 def _opening(epoch: int, *, read_only: int) -> str:

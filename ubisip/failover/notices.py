@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ubisip.failover.action import ActionError, Notice, Sink
@@ -23,11 +24,14 @@ SEND_TIMEOUT = 10.0
 MAX_OPEN = 200
 """Notices open at once; the oldest goes first. Each is a matter for people: more than they can read."""
 TURN = 1.0
+_NUMBER = re.compile(r"\d[\d.]*")
 
 
 @dataclass(slots=True)
 class _Open:
     notice: Notice
+    shape: str
+    """What it says, without its numbers."""
     acknowledged_by: str = ""
     due: dict[str, float] = field(default_factory=dict)
     """When each sink gets it next; infinity: it has had its last word."""
@@ -46,16 +50,21 @@ class Notices:
         self._open: dict[str, _Open] = {}
         self._wake = asyncio.Event()
 
-    def tell(self, notice: Notice) -> None:
-        """Open *notice*, or let it say something new; the same again changes nothing."""
-        before = self._open.get(notice.key)
+    def tell(self, notice: Notice, news: Sequence[str]) -> None:
+        """Open *notice*, or let it say something new.
+
+        *news* is what makes it new, numbers in it aside: while that stays, only its text is kept up to date for the
+        next repetition.
+        """
+        before, shape = self._open.get(notice.key), _NUMBER.sub("#", "\0".join((notice.severity, *news)))
         if before is not None and before.notice.ends_at is None:
             notice = replace(notice, starts_at=before.notice.starts_at)
-            if notice == before.notice:
+            if before.shape == shape:
+                before.notice = notice
                 return
         log.warning("%s: %s", notice.title, notice.text)
         told = set() if before is None else before.told
-        self._open[notice.key] = _Open(notice, due=dict.fromkeys(self._sinks, -math.inf), told=told)
+        self._open[notice.key] = _Open(notice, shape, due=dict.fromkeys(self._sinks, -math.inf), told=told)
         while len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]
         self._wake.set()
@@ -113,7 +122,7 @@ class Notices:
             del self._open[key]
 
     async def _send(self, it: _Open, name: str) -> None:
-        notice = it.notice
+        notice, shape = it.notice, it.shape
         it.due[name] = self._clock() + SEND_TIMEOUT
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
@@ -129,5 +138,5 @@ class Notices:
         else:
             it.told.add(name)
             again = math.inf if notice.ends_at is not None or it.acknowledged_by else REPEAT
-        if it.notice is notice:  # else it has something new to say, and is due
+        if it.shape == shape and it.notice.ends_at == notice.ends_at:  # else it has something new to say, and is due
             it.due[name] = self._clock() + again

@@ -7,9 +7,10 @@ renewed while something happens. Both go when the gateway does.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,8 @@ from ubisip.failover.votes import domain_vote, vote
 from ubisip.health.prober import Seen, Watch
 from ubisip.parameters import thaw
 from ubisip.schema import freeze
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT = 1.0
 """Seconds after which votes are published again though nothing changed."""
@@ -104,7 +107,7 @@ class Observations:
             theirs = peer.facts.get((tier, name))
             if theirs is not None and theirs.learnt_at > learnt_at:
                 facts, learnt_at = theirs.facts, theirs.learnt_at
-        votes = {domain: domain_vote(words) for domain, words in ballots.items()}
+        votes = {domain: domain_vote(words) for domain, words in sorted(ballots.items())}
         return MemberView(
             seen.target, seen.state, seen.reason, facts, now - learnt_at, seen.problem, MappingProxyType(votes)
         )
@@ -151,21 +154,29 @@ class Observations:
         names = {entry.key.removeprefix(keys.seen) for entry in seen} - {self.name}
         self.peers = {name: self.peers.get(name) or Peer(name) for name in names}
         for entry in seen:
-            self._take_votes(entry.key.removeprefix(keys.seen), entry, now)
+            self._taken(self._take_votes, entry.key.removeprefix(keys.seen), entry, now)
         for entry in facts:
-            self._take_facts(entry.key.removeprefix(keys.facts), entry, now)
+            self._taken(self._take_facts, entry.key.removeprefix(keys.facts), entry, now)
 
-    def _take_votes(self, name: str, entry: Entry, now: float) -> None:
+    def _taken(self, take: Callable[[Peer, Entry, float], None], name: str, entry: Entry, now: float) -> None:
+        """What a gateway of another version writes, and we do not understand, is as if it had said nothing."""
         peer = self.peers.get(name)
-        if peer is None or entry.modified == peer.votes_revision:
+        if peer is None:
+            return
+        try:
+            take(peer, entry, now)
+        except (ValueError, KeyError, TypeError, AttributeError, msgpack.exceptions.UnpackException) as error:
+            log.debug("what %s has published is not understood: %r", name, error)
+
+    def _take_votes(self, peer: Peer, entry: Entry, now: float) -> None:
+        if entry.modified == peer.votes_revision:
             return
         record = msgpack.unpackb(entry.value)
         peer.site, peer.configuration, peer.votes = record["site"], record["configuration"], record["votes"]
         peer.votes_revision, peer.votes_at = entry.modified, now
 
-    def _take_facts(self, name: str, entry: Entry, now: float) -> None:
-        peer = self.peers.get(name)
-        if peer is None or entry.modified == peer.facts_revision:
+    def _take_facts(self, peer: Peer, entry: Entry, now: float) -> None:
+        if entry.modified == peer.facts_revision:
             return
         peer.facts_revision = entry.modified
         record = msgpack.unpackb(entry.value, strict_map_key=False)

@@ -115,6 +115,11 @@ class Journal:
         pairs = zip(self.plan.steps, self.steps, strict=True)
         return any(step.final and record.state in MAYBE for step, record in pairs)
 
+    @property
+    def changed(self) -> bool:
+        """Some step that is done changed something: it says ``changed`` is false when all was so already."""
+        return any(it.result.get("changed", True) for it in self.steps if it.state is StepState.DONE)
+
     def with_step(self, index: int, record: StepRecord) -> Journal:
         """The journal with another record of one step."""
         return replace(self, steps=(*self.steps[:index], record, *self.steps[index + 1 :]))

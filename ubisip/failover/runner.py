@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """Times a required step is tried after the point of no return; an undoing as often."""
+ORPHANED = "the controller that ran it was lost before the point of no return"
+"""Why a plan is undone that did not fail itself."""
 PAUSE = 0.2
 """Seconds before a step is tried again; they double, up to PATIENCE."""
 PATIENCE = 2.0
@@ -68,7 +70,7 @@ class Runner:
         """
         journal = replace(journal, plan=replace(journal.plan, epoch=epoch))
         if journal.progress is Progress.UNDOING or not (journal.committed or not journal.plan.has_return):
-            reason = journal.reason or "the controller that ran it was lost before the point of no return"
+            reason = journal.reason or ORPHANED
             return await self._backward(journal, reason)
         passed = (StepState.DONE, StepState.FAILED, StepState.REFUSED)
         first = next((i for i, it in enumerate(journal.steps) if it.state not in passed), len(journal.steps))
@@ -201,7 +203,8 @@ class Runner:
     # Both
 
     def _fence(self, it: Journal) -> None:
-        """
+        """Go no further without the lease.
+
         :raises Fenced: the lease under which the plan runs is not ours any more.
         """
         if self._epoch() != it.plan.epoch:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ubisip.failover.action import Check, Context, Notice, Proof, Refusal, Sink, Situation, Step
+from ubisip.failover.reports import plan_key
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -30,8 +31,7 @@ class TellAction:
         text = "; ".join((*it.why, *results))
         labels = {"tier": it.tier, "verdict": it.verdict, "plan": context.plan}
         title = f"tier {it.tier}: plan for {it.request or it.verdict}"
-        key = f"plan/{it.tier}/{context.plan}"
-        await self._sink.send(Notice(key, "critical", title, text, labels, time.time()))
+        await self._sink.send(Notice(plan_key(it), "critical", title, text, labels, time.time()))
         return NOTHING
 
     async def verify(self, step: Step, context: Context) -> Check:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 MAX_OUTPUT = 65_536
 """Octets of each output that are kept; the rest is read and dropped, so that the program does not stand still."""
+LINGER = 0.1
+"""Seconds for the last of its output after its end; then what it left behind is killed."""
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 """What a program gets of our own environment: secrets of the service are not among it."""
 
@@ -32,19 +34,49 @@ async def run(command: Sequence[str], environment: Mapping[str, str], given: byt
     :raises OSError: it cannot be started; TimeoutError when it did not end in time: it and its children were killed.
     """
     inherited = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    process = await asyncio.create_subprocess_exec(
-        *command, env={**inherited, **environment}, start_new_session=True,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    with _input(given) as stdin:
+        process = await asyncio.create_subprocess_exec(
+            *command, env={**inherited, **environment}, start_new_session=True,
+            stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+    told = asyncio.gather(_read(process.stdout), _read(process.stderr), process.wait())
     try:
         async with asyncio.timeout(timeout):
-            output, errors, _ = await asyncio.gather(
-                _read(process.stdout), _read(process.stderr), _give(process.stdin, given)
-            )
-            code = await process.wait()
+            await _end_of(process.pid)
+            await asyncio.wait({told}, timeout=LINGER)
+            _kill(process)
+            output, errors, code = await told
     finally:
         _kill(process)
+        told.cancel()
     return Outcome(code, output, errors)
+
+
+async def _end_of(number: int) -> None:
+    """Wait for the end of a process alone: what it left behind may hold its outputs open for long."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        watched = os.pidfd_open(number)
+    except ProcessLookupError:
+        return
+    loop.add_reader(watched, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(watched)
+        os.close(watched)
+
+
+@contextmanager
+def _input(given: bytes) -> Iterator[int]:
+    """*given* as a file of its own: unlike a pipe it need not be read, and nobody waits for its end."""
+    file = os.memfd_create("given")
+    try:
+        os.write(file, given)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
@@ -59,12 +91,3 @@ async def _read(stream: asyncio.StreamReader | None) -> str:
     while more := await stream.read(MAX_OUTPUT):
         kept += more[: MAX_OUTPUT - len(kept)]
     return kept.decode(errors="replace")
-
-
-async def _give(stream: asyncio.StreamWriter | None, given: bytes) -> None:
-    """Write *given*; a program need not read it."""
-    assert stream is not None
-    with suppress(ConnectionError):
-        stream.write(given)
-        await stream.drain()
-    stream.close()

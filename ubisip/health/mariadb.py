@@ -21,6 +21,7 @@ TOO_MANY_CONNECTIONS = 1040
 REFUSED = "refused"
 TIMEOUT = "timeout"
 BROKEN = "broken"
+CLOSED = "closed"
 RIGHTS = frozenset({1044, 1045, 1049, 1130, 1142, 1143, 1227, 1370, 1698})
 """Errors that say: the server lives, but this user may not ask or the password is wrong."""
 
@@ -28,7 +29,8 @@ RIGHTS = frozenset({1044, 1045, 1049, 1130, 1142, 1143, 1227, 1370, 1698})
 class SqlError(Exception):
     """A statement or a connection failed.
 
-    *code* is stable: ``refused``, ``timeout``, ``broken`` (the connection ended) or ``sql.1045`` and the like;
+    *code* is stable: ``refused``, ``timeout``, ``broken`` (the connection ended), ``closed`` (before it began) or
+    ``sql.1045`` and the like;
     *number* is MariaDB's error number, 0 where the server said nothing.
     """
 
@@ -95,19 +97,31 @@ async def session(target: Target, timeout: float) -> AsyncIterator[Session]:
 
 def _connection(target: Target, timeout: float) -> Connection:
     host, port = split_address(target.address, PORT)
-    return Connection(  # type: ignore[no-untyped-call]
+    return Connection(
         host=host, port=port, user=target.user, password=target.password, autocommit=True,
         connect_timeout=max(1, round(timeout)), program_name="ubisip",
     )  # fmt: skip
 
 
 async def _connect(connection: Connection) -> None:
+    """Connect; once more when the server ended the connection before its word, that all are taken perhaps, was read."""
+    try:
+        await _connect_once(connection)
+    except SqlError as error:
+        if error.code != CLOSED:
+            raise
+        await _connect_once(connection)
+
+
+async def _connect_once(connection: Connection) -> None:
     try:
         await connection.connect()
     except errors.MySQLError as error:
         raise _connect_error(error) from error
     except ConnectionRefusedError as error:
         raise SqlError(REFUSED, 0, "connection refused") from error
+    except RuntimeError as error:  # asyncmy's way to find that the server has ended the connection already
+        raise SqlError(CLOSED, 0, "it ended the connection at once") from error
     except (OSError, EOFError) as error:
         raise SqlError(BROKEN, 0, str(error) or type(error).__name__) from error
 

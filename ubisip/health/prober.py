@@ -211,17 +211,23 @@ class Prober:
             sent_at = self._clock()
             woken.clear()
             finding = await self._ask(one, target)
-            now = self._clock()
-            was_calm = not self.watch.excited(one.tier, now)
-            transition = self.watch.take(key, finding, sent_at, now)
-            if was_calm and self.watch.excited(one.tier, now):
-                self.hurry(one.tier)
-                woken.clear()
-            if transition is not None:
-                self._changed(key, transition)
+            try:
+                self._take(key, finding, sent_at)
+            except Exception:  # else this member would never be asked again
+                log.exception("what was found of %s in %s is lost", target.name, one.tier)
             with contextlib.suppress(TimeoutError):
-                left = sent_at + self.watch.interval(key, now) - self._clock()
+                left = sent_at + self.watch.interval(key, self._clock()) - self._clock()
                 await asyncio.wait_for(woken.wait(), max(0.01, left))
+
+    def _take(self, key: Key, finding: Finding, sent_at: float) -> None:
+        now = self._clock()
+        was_calm = not self.watch.excited(key[0], now)
+        transition = self.watch.take(key, finding, sent_at, now)
+        if was_calm and self.watch.excited(key[0], now):
+            self.hurry(key[0])
+            self._woken[key].clear()
+        if transition is not None:
+            self._changed(key, transition)
 
     async def _ask(self, one: Watched, target: Target) -> Finding:
         timeout = one.settings.timeout

@@ -391,6 +391,14 @@ class Gateway:
             raise UnknownTier("the configuration has no [tiers]")
         self._tiers.push(tier, member, outcome, text)
 
+    def primary(self, tier: str) -> str:
+        """The address of the member of *tier* that is primary now, as this gateway sees it; empty: none is known.
+
+        What writes to a database asks it, and connects anew when the answer is another one.
+        """
+        found = None if self._tiers is None else self._tiers.primary(tier, time.monotonic())
+        return "" if found is None else found.address
+
     def share(self, subject: str) -> Share | None:
         """What HAProxy is told: of a member of a tier, or of this gateway, whose weight is the room that it has."""
         if subject:

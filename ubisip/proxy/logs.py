@@ -43,6 +43,9 @@ def configure_logging(form: str, level: str, node: str, stream: TextIO) -> None:
     handler.setFormatter(JsonFormatter(node) if form == "json" else logging.Formatter(HUMAN))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # a scrape a second is no news
+    logging.getLogger("websockets").setLevel(logging.WARNING)  # nor is each phone that connects
+    for driver in ("aiormq", "aio_pika"):  # it logs each attempt that fails; whoever made it says so
+        logging.getLogger(driver).setLevel(logging.CRITICAL)
 
 
 class Brake:

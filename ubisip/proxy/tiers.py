@@ -25,6 +25,7 @@ from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
 from ubisip.failover.telling import TellAction
 from ubisip.health.machine import USABLE, State
+from ubisip.health.probe import Target
 from ubisip.health.prober import Prober, Watched
 from ubisip.health.probes.push import Outcome, PushProbe
 from ubisip.parameters import thaw
@@ -128,15 +129,16 @@ class Tiers:
         seen = found[0]
         if seen.state not in USABLE:
             return Share("down", reason=f"{seen.state.value} {seen.reason}")
-        if role and member != self._primary(tier, now):
+        primary = self.primary(tier, now)
+        if role and (primary is None or member != primary.name):
             return Share("down", reason="not primary")
         return Share("up", round(100 * self._prober.watch.weight((tier, member), now)))
 
-    def _primary(self, tier: str, now: float) -> str:
-        """The member that is primary; of several that say so, that of the newest reign."""
+    def primary(self, tier: str, now: float) -> Target | None:
+        """The member that is primary, as it is seen from here; of several that say so, that of the newest reign."""
         found = [one for one in self._prober.watch.seen(tier, now) if one.facts.get("role") == PRIMARY]
         found = [one for one in found if one.state in USABLE]
-        return max(found, key=lambda one: one.facts.get("reign", 0)).target.name if found else ""
+        return max(found, key=lambda one: one.facts.get("reign", 0)).target if found else None
 
     async def finish(self) -> None:
         """Wait until no plan runs, FINISH_LIMIT seconds at most; none begins meanwhile."""

@@ -107,14 +107,27 @@ class EtcdStore:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ATTEMPT))
         try:
             async with self._session.post(f"{url}/v3/{path}", json=body) as response:
-                answer = json.loads(await response.content.read(MAX_ANSWER))
+                answer = json.loads(await _body(response))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return f"{url}: {error or 'no answer'}"
+            return f"{url}: {str(error) or 'no answer'}"
         if not isinstance(answer, dict):
             return f"{url}: no answer of etcd's"
         if response.status == 200 and "error" not in answer:
             return answer
         return _refused(url, answer)
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """All of it.
+
+    :raises ValueError: it is longer than anything of ours.
+    """
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            raise ValueError(f"an answer of more than {MAX_ANSWER} octets")
+    return bytes(body)
 
 
 def _refused(url: str, answer: Mapping[str, Any]) -> str:

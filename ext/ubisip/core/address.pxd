@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A transport address, IPv4 as IPv4-mapped IPv6, and its text."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp
 
 from ubisip.core.span cimport Span
 
@@ -20,9 +21,19 @@ cdef struct Flow:
     uint32_t stream      # number of a stream transport's connection; 0: a datagram; ANY_STREAM: whichever leads there
 
 
-cdef bint same_address(const Address* a, const Address* b) noexcept nogil
-cdef bint same_ip(const Address* a, const Address* b) noexcept nogil
-cdef bint is_ipv4(const Address* a) noexcept nogil
+cdef inline bint same_ip(const Address* a, const Address* b) noexcept nogil:
+    return memcmp(a.ip, b.ip, 16) == 0
+
+
+cdef inline bint same_address(const Address* a, const Address* b) noexcept nogil:
+    return a.port == b.port and same_ip(a, b)
+
+
+cdef inline bint is_ipv4(const Address* a) noexcept nogil:
+    """It is IPv4-mapped."""
+    return memcmp(a.ip, b"\0\0\0\0\0\0\0\0\0\0\xFF\xFF", 12) == 0
+
+
 cdef bint is_routable(const Address* a) noexcept nogil
 cdef bint parse_ip(const uint8_t* data, Span host, Address* out) noexcept nogil
 cdef uint32_t write_ip(const Address* a, bint brackets, char* out) noexcept nogil

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transport addresses: literal parsing (RFC 3261 section 25.1 IPv4address, IPv6reference) and text."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcpy
 
 from ubisip.core.span cimport Span
 
@@ -10,22 +10,6 @@ cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char* text, void* out) noexcept
     const char* inet_ntop(int family, const void* address, char* out, uint32_t size) noexcept
     int AF_INET, AF_INET6
-
-
-cdef bint same_address(const Address* a, const Address* b) noexcept nogil:
-    return a.port == b.port and memcmp(a.ip, b.ip, 16) == 0
-
-
-cdef bint same_ip(const Address* a, const Address* b) noexcept nogil:
-    return memcmp(a.ip, b.ip, 16) == 0
-
-
-cdef bint is_ipv4(const Address* a) noexcept nogil:
-    cdef uint32_t i
-    for i in range(10):
-        if a.ip[i]:
-            return False
-    return a.ip[10] == 0xFF and a.ip[11] == 0xFF
 
 
 cdef bint is_routable(const Address* a) noexcept nogil:
@@ -37,41 +21,49 @@ cdef bint is_routable(const Address* a) noexcept nogil:
     return a.ip[0] != 0xFF and not (a.ip[0] == 0 and a.ip[15] == 0)
 
 
+cdef bint parse_ipv4(const uint8_t* text, uint32_t length, uint8_t* ip) noexcept nogil:
+    """Four decimal numbers of one to three digits; False for anything else."""
+    cdef uint32_t i = 0, start, octet, part
+    cdef uint8_t digit
+    for part in range(4):
+        start = i
+        octet = 0
+        while i < length:
+            digit = <uint8_t>(text[i] - 0x30)
+            if digit > 9:
+                break
+            octet = octet * 10 + digit
+            i += 1
+            if octet > 255:
+                return False
+        if i == start or i - start > 3:
+            return False
+        ip[part] = <uint8_t>octet
+        if part < 3:
+            if i == length or text[i] != 0x2E:
+                return False
+            i += 1
+    return i == length
+
+
 cdef bint parse_ip(const uint8_t* data, Span host, Address* out) noexcept nogil:
     """Read an IPv4 or IPv6 address, in brackets or, as in received, without; False for a name. The port stays."""
     cdef char text[48]
-    cdef uint32_t at = host.at, length = host.length, i = 0, octet, digits, part
-    if length == 0:
-        return False
-    if data[at] == 0x5B and length > 3:
+    cdef uint32_t at = host.at, length = host.length
+    if parse_ipv4(data + at, length, out.ip + 12):
+        memcpy(out.ip, b"\0\0\0\0\0\0\0\0\0\0\xFF\xFF", 12)
+        return True
+    if length > 3 and data[at] == 0x5B:
         at += 1
         length -= 2
-    if length >= sizeof(text):
+        if parse_ipv4(data + at, length, out.ip + 12):
+            memcpy(out.ip, b"\0\0\0\0\0\0\0\0\0\0\xFF\xFF", 12)
+            return True
+    if length == 0 or length >= sizeof(text) or memchr(data + at, 0x3A, length) == NULL:
         return False
-    if memchr(data + at, 0x3A, length) != NULL:
-        memcpy(text, data + at, length)
-        text[length] = 0
-        return inet_pton(AF_INET6, text, out.ip) == 1
-    if length > 15:
-        return False
-    for part in range(4):
-        octet = digits = 0
-        while i < length and 0x30 <= data[at + i] <= 0x39 and digits < 4:
-            octet = octet * 10 + data[at + i] - 0x30
-            digits += 1
-            i += 1
-        if digits == 0 or digits > 3 or octet > 255:
-            return False
-        out.ip[12 + part] = <uint8_t>octet
-        if part < 3:
-            if i >= length or data[at + i] != 0x2E:
-                return False
-            i += 1
-    if i != length:
-        return False
-    memset(out.ip, 0, 10)
-    out.ip[10] = out.ip[11] = 0xFF
-    return True
+    memcpy(text, data + at, length)
+    text[length] = 0
+    return inet_pton(AF_INET6, text, out.ip) == 1
 
 
 cdef uint32_t write_number(uint32_t value, char* out) noexcept nogil:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to agents and from them: the flow a token names, the bindings of an address of record (RFC 5626, RFC 3261 16.5)."""
+"""Requests to agents and from them: the flow a token names, the bindings of an address of record (RFC 5626)."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from ubisip.core.address cimport Flow

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to agents and from them: the flow a token names, the bindings of an address of record (RFC 5626, RFC 3261 16.5)."""
+"""Requests to agents and from them: the flow a token names, the bindings of an address of record (RFC 5626)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -136,7 +136,7 @@ cdef uint32_t best_flow(const Proxy* p, uint64_t agent, uint32_t reg_id) noexcep
 
 
 cdef uint32_t untried_flow(const Proxy* p, uint32_t server, uint64_t agent, uint32_t but) noexcept nogil:
-    """The newest flow of an agent that lives and that a request was not sent over yet, nor has reg-id *but*; 0: none."""
+    """The newest flow of an agent that lives and that a request was not sent over, nor has reg-id *but*; 0: none."""
     cdef uint32_t index = find_agent(&p.bindings, agent), best = 0
     cdef const Binding* b
     while index:
@@ -196,7 +196,6 @@ cdef uint32_t target_of(const Binding* b, uint8_t* out) noexcept nogil:
 cdef bint ring_binding(Proxy* p, uint32_t server, const ParsedMessage* m, RoutePlan* plan, uint32_t index,
                        bint retarget) noexcept nogil:
     """A branch to one binding; *retarget* puts its Contact into the Request-URI (section 16.6 step 2)."""
-    cdef Transaction* s = &p.transactions.slab[server]
     cdef Binding* b = &p.bindings.slab[index]
     cdef uint8_t contact[MAX_CONTACT + 64]
     cdef uint8_t path[MAX_PATH]
@@ -217,7 +216,7 @@ cdef bint ring_binding(Proxy* p, uint32_t server, const ParsedMessage* m, RouteP
 
 
 cdef int highest(const Proxy* p, const Transaction* s, uint64_t hash, const uint8_t* aor,
-                     uint32_t length) noexcept nogil:
+                 uint32_t length) noexcept nogil:
     """The highest q among the living bindings that were not tried; -1: there are none."""
     cdef uint32_t index = first_binding(&p.bindings, hash, aor, length)
     cdef int best = -1

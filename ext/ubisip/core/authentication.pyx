@@ -130,7 +130,8 @@ cdef void count_wrong(Proxy* p, const Flow* from_, uint64_t account) noexcept no
 
 # --- credentials
 
-cdef bint find_credentials(Proxy* p, const ParsedMessage* m, const Register* r, Credentials* c, bint* sound) noexcept nogil:
+cdef bint find_credentials(Proxy* p, const ParsedMessage* m, const Register* r, Credentials* c,
+                           bint* sound) noexcept nogil:
     """The credentials for our realm; False: there are none. *sound* is False when a line breaks the grammar."""
     cdef int i
     cdef const Text* realm = &p.view.agents.realm

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bindings of agents: which contact an address of record has, and by which flow it is reached (RFC 3261 10, RFC 5626)."""
+"""The bindings of agents: which contact an address of record has, and by which flow it is reached (RFC 5626)."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ubisip.core.address cimport Flow

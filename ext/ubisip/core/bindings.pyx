@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bindings of agents: which contact an address of record has, and by which flow it is reached (RFC 3261 10, RFC 5626).
+"""The bindings of agents: which contact an address of record has, and by which flow it is reached (RFC 5626).
 
-The worker alone changes the table; the lock it takes to do so is for the control thread, which reads a page now and then.
-Lookups of calls take none.
+The worker alone changes the table; the lock it takes to do so is for the control thread, which reads a page now and
+then. Lookups of calls take none.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -456,8 +456,8 @@ cdef uint32_t pack_part(uint8_t* out, uint32_t at, const Binding* b, int part) n
 
 
 cdef void note_binding(Bindings* table, uint32_t index, bint is_new, int64_t now) noexcept nogil:
-    """A binding was made (1) or refreshed (2): [1 or 2, aor, contact, instance, reg-id, q, path, call-id, cseq, expires at,
-    registered at, ip, port, listener, stream, user agent, flags], times in seconds of the wall's clock."""
+    """A binding was made (1) or refreshed (2): [1 or 2, aor, contact, instance, reg-id, q, path, call-id, cseq,
+    expires at, registered at, ip, port, listener, stream, user agent, flags], times in seconds of the wall's clock."""
     cdef uint8_t out[4096]
     cdef char ip[64]
     cdef const Binding* b = &table.slab[index]

@@ -46,7 +46,8 @@ cdef bint is_for_registrar(const Proxy* p, const ParsedMessage* m) noexcept nogi
 cdef bint canonical_aor(const Proxy* p, const uint8_t* data, Span uri, uint8_t* out, uint32_t* length,
                         uint32_t* user_length) noexcept nogil
 cdef void name_fields(const ParsedMessage* m, Register* r) noexcept nogil
-cdef bint has_tag(const ParsedMessage* m, const Register* r, int field, const char* tag, uint32_t length) noexcept nogil
+cdef bint has_tag(const ParsedMessage* m, const Register* r, int field, const char* tag,
+                  uint32_t length) noexcept nogil
 cdef bint refuse_extensions(const ParsedMessage* m, const Register* r, uint8_t* out) noexcept nogil
 cdef bint read_contacts(const ParsedMessage* m, Register* r) noexcept nogil
 cdef int64_t header_expires(const ParsedMessage* m, const Register* r) noexcept nogil

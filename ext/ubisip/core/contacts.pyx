@@ -43,12 +43,14 @@ cdef int field_of(const uint8_t* data, Span name) noexcept nogil:
 
 cdef void name_fields(const ParsedMessage* m, Register* r) noexcept nogil:
     cdef int i
+    cdef Span name
     for i in range(m.count):
-        r.field[i] = <uint8_t>field_of(m.data, span_of(m.headers[i].line, m.headers[i].line + m.headers[i].name_length)) \
-            if m.headers[i].id == HEADER_OTHER else FIELD_OTHER
+        name = span_of(m.headers[i].line, m.headers[i].line + m.headers[i].name_length)
+        r.field[i] = <uint8_t>field_of(m.data, name) if m.headers[i].id == HEADER_OTHER else FIELD_OTHER
 
 
-cdef bint has_tag(const ParsedMessage* m, const Register* r, int field, const char* tag, uint32_t length) noexcept nogil:
+cdef bint has_tag(const ParsedMessage* m, const Register* r, int field, const char* tag,
+                  uint32_t length) noexcept nogil:
     """An option tag is among those of a header field."""
     cdef int i
     cdef uint32_t at, end, next
@@ -339,9 +341,9 @@ cdef bint goes_by_contact(const Proxy* p, const ParsedMessage* m, const Flow* fr
     if not parse_ip(m.data, uri.host, &contact) or not parse_ip(m.data, m.via.host, &via):
         return False
     contact.port = uri.port if uri.port else 5060
-    if not same_ip(&via, &from_.peer) or is_peers(p.view, &contact):
+    if not same_ip(&via, &from_.peer) or same_ip(&contact, &from_.peer) and (
+            from_.stream or contact.port == from_.peer.port):
         return False
-    if from_.stream:
-        return not same_ip(&contact, &from_.peer)
-    return (m.via.port if m.via.port else 5060) == from_.peer.port and \
-        not (same_ip(&contact, &from_.peer) and contact.port == from_.peer.port)
+    if from_.stream == 0 and (m.via.port if m.via.port else 5060) != from_.peer.port:
+        return False
+    return not is_peers(p.view, &contact)

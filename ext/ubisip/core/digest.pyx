@@ -181,8 +181,9 @@ cdef bint read_parameters(Cursor* c, Credentials* out, uint32_t* found) noexcept
 
 
 cdef bint parse_credentials(const uint8_t* data, Span value, Credentials* out) noexcept nogil:
-    """Read the value of one Authorization or Proxy-Authorization; nothing beyond it is read.
+    """Read the value of one Authorization or Proxy-Authorization; nothing beyond it matters.
 
+    *data* is readable for SCAN_PADDING octets beyond the value.
     False: another scheme, or not sound. Whether they are those of a user is for check_nonce() and verify().
     """
     cdef Cursor c = cursor(data, value)
@@ -286,7 +287,8 @@ cdef void write_nonce(const KeyRing* keys, uint32_t seconds, uint32_t salt, uint
     """NONCE_LENGTH octets that every gateway with one of our keys accepts; *seconds* is unix time.
 
     Nobody keeps a list of the nonces issued: what must be known is in it, and signed. *salt* makes two of one second
-    differ, so that each counts its own nc. *holder* stands for whom it is given to, 0 for whomever: for others it is bad.
+    differ, so that each counts its own nc. *holder* stands for whom it is given to (0: anybody):
+    for others it is bad.
     """
     cdef Nonce nonce
     nonce.seconds = seconds

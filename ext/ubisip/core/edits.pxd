@@ -24,10 +24,28 @@ cdef struct Edits:
     uint32_t used
 
 
-cdef void edits_clear(Edits* edits) noexcept nogil
 cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil
-cdef void insert(Edits* edits, uint32_t at, const char* text, uint32_t length) noexcept nogil
-cdef void insert_span(Edits* edits, uint32_t at, const uint8_t* data, Span span) noexcept nogil
-cdef void delete(Edits* edits, uint32_t at, uint32_t end) noexcept nogil
-cdef uint32_t edits_growth(const Edits* edits) noexcept nogil
 cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end, uint8_t* out) noexcept nogil
+
+
+cdef inline void edits_clear(Edits* edits) noexcept nogil:
+    edits.count = 0
+    edits.used = 0
+    edits.overflow = False
+
+
+cdef inline void insert(Edits* edits, uint32_t at, const char* text, uint32_t length) noexcept nogil:
+    edit(edits, at, 0, text, length)
+
+
+cdef inline void insert_span(Edits* edits, uint32_t at, const uint8_t* data, Span span) noexcept nogil:
+    edit(edits, at, 0, <const char*>(data + span.at), span.length)
+
+
+cdef inline void delete(Edits* edits, uint32_t at, uint32_t end) noexcept nogil:
+    edit(edits, at, end - at, NULL, 0)
+
+
+cdef inline uint32_t edits_growth(const Edits* edits) noexcept nogil:
+    """The most that a message can grow by them."""
+    return edits.used

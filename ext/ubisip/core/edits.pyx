@@ -1,15 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes to a message as a sorted list; the new datagram is spliced in one pass, untouched octets leave identical."""
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy, memmove
-
-from ubisip.core.span cimport Span
-
-
-cdef void edits_clear(Edits* edits) noexcept nogil:
-    edits.count = 0
-    edits.used = 0
-    edits.overflow = False
+from libc.string cimport memcpy
 
 
 cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil:
@@ -20,8 +12,8 @@ cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uin
         edits.overflow = True
         return
     while i > 0 and edits.list[i - 1].at > at:
+        edits.list[i] = edits.list[i - 1]
         i -= 1
-    memmove(&edits.list[i + 1], &edits.list[i], (edits.count - i) * sizeof(Edit))
     slot = &edits.list[i]
     slot.at = at
     slot.remove = remove
@@ -31,23 +23,6 @@ cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uin
         memcpy(edits.text + edits.used, text, length)
     edits.used += length
     edits.count += 1
-
-
-cdef void insert(Edits* edits, uint32_t at, const char* text, uint32_t length) noexcept nogil:
-    edit(edits, at, 0, text, length)
-
-
-cdef void insert_span(Edits* edits, uint32_t at, const uint8_t* data, Span span) noexcept nogil:
-    edit(edits, at, 0, <const char*>(data + span.at), span.length)
-
-
-cdef void delete(Edits* edits, uint32_t at, uint32_t end) noexcept nogil:
-    edit(edits, at, end - at, NULL, 0)
-
-
-cdef uint32_t edits_growth(const Edits* edits) noexcept nogil:
-    """The most that a message can grow by them."""
-    return edits.used
 
 
 cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end,

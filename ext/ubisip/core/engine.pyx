@@ -123,12 +123,13 @@ cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
     """Fire what is due; True: more is due, send the outbox first and come again."""
     cdef uint32_t index
     cdef int _fired
+    cdef bint more = False
     set_now(p, now)
     if now - p.swept > 1000000:
         p.swept = now
         forget_old_calls(&p.targets, now)
     if p.bindings.used:
-        expire_bindings(p)
+        more = expire_bindings(p)
         if p.registrar.sweep_at and p.registrar.sweep_at <= now:
             bring_in_step(p)
     for _fired in range(TIMERS_A_TURN):
@@ -136,7 +137,7 @@ cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
             return True
         index = wheel_pop(&p.transactions.wheel, now)
         if index == 0:
-            return False
+            return more
         if p.transactions.slab[index].machine >= SERVER_INVITE:
             server_timer(p, index)
         else:

@@ -8,7 +8,7 @@ from ubisip.core.span cimport (
     Cursor, Span, cursor, find_octet, peek, run, same, same_name, skip_lws, span_of, take, take_class, take_number,
     take_quoted,
 )
-from ubisip.core.syntax cimport CLASS_HOST, CLASS_LWS, CLASS_TOKEN, character_is, run_to_stop
+from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, run_of_host, run_to_stop
 
 
 cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
@@ -20,7 +20,8 @@ cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
             return False
         host[0] = span_of(start, c.at)
         return host.length > 3
-    host[0] = take_class(c, CLASS_HOST)
+    c.at = run_of_host(c.data, start, c.end)
+    host[0] = span_of(start, c.at)
     return host.length > 0
 
 
@@ -97,7 +98,11 @@ cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
             if not take(&c, 0x2F):
                 return False
             skip_lws(&c)
-    out.transport = take_class(&c, CLASS_TOKEN)
+    if memcmp(data + c.at, b"UDP ", 4) == 0 and c.end - c.at > 4:
+        out.transport = span_of(c.at, c.at + 3)
+        c.at += 3
+    else:
+        out.transport = take_class(&c, CLASS_TOKEN)
     if out.transport.length == 0 or c.at == c.end or not character_is(c.data[c.at], CLASS_LWS):
         return False
     skip_lws(&c)

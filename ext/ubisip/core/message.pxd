@@ -60,19 +60,13 @@ cdef struct ParsedMessage:
     Method method          # of a response: the one in CSeq
     Span method_name
     Span uri               # Request-URI
-    Uri request_uri        # the same, read (requests only)
     uint16_t status
     Span reason
     uint32_t start         # first octet of the start line
     uint32_t start_end     # first octet after the start line
     uint32_t body          # first octet of the body
     int count              # header lines in the index
-    int16_t first[16]      # index of the first line of each header id; -1: none
-    int16_t last[16]       # and of its last one; said only where there is a first
     bint via_sound         # the top Via can be answered to
-    Via via
-    NameAddr from_
-    NameAddr to
     Span call_id
     uint32_t cseq
     Span cseq_method
@@ -81,6 +75,14 @@ cdef struct ParsedMessage:
     uint16_t error
     const char* error_reason
     uint32_t error_at
+    # What precedes is cleared for each message; what follows by whoever reads it. Nothing of it is there when the start
+    # line has no end.
+    Uri request_uri        # the Request-URI, read (requests only)
+    Via via
+    NameAddr from_
+    NameAddr to
+    int16_t first[16]      # index of the first line of each header id; -1: none
+    int16_t last[16]       # right behind it: that of the last one, where there is a first
     scan_header headers[MAX_HEADERS]
 
 

@@ -5,17 +5,17 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from ubisip.core.headers cimport NameAddr, parse_name_addr, parse_via
+from ubisip.core.headers cimport NameAddr, Via, parse_name_addr, parse_via
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, find_octet, peek, same, skip_lws, span_of, take, take_class, take_number,
+    Cursor, Span, cursor, find_octet, peek, same, same_spans, skip_lws, span_of, take, take_class, take_number,
 )
-from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is
+from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, find_either
 from ubisip.core.uri cimport Uri, parse_uri
 
 
 cdef extern from "scan.h" nogil:
     ctypedef int (*scan_function)(const uint8_t*, uint32_t, uint32_t, scan_header*, int, uint32_t*, int*, int16_t*,
-                                  int16_t*, uint32_t*) noexcept
+                                  uint32_t*) noexcept
     scan_function scan_choose(const char* name) noexcept
     int SCAN_BAD_LINE, SCAN_TOO_MANY, SCAN_NO_END
 
@@ -116,6 +116,7 @@ cdef bint read_start_line(ParsedMessage* m) noexcept nogil:
     """Find the end of the start line, then read it; start_end is set whatever it holds, 0 when it has no end."""
     cdef Cursor c
     cdef uint32_t at = 0, end
+    memset(&m.request_uri, 0, sizeof(Uri))
     # Empty lines before the start line are ignored (RFC 3261 section 7.5).
     while at + 1 < m.size and m.data[at] == 0x0D and m.data[at + 1] == 0x0A:
         at += 2
@@ -161,8 +162,7 @@ cdef void blame_repeated(ParsedMessage* m) noexcept nogil:
 cdef bint read_lines(ParsedMessage* m) noexcept nogil:
     """Index every header line and note the first and the last of each kind."""
     cdef uint32_t repeated = 0
-    cdef int found = scan(m.data, m.size, m.start_end, m.headers, MAX_HEADERS, &m.body, &m.count, m.first, m.last,
-                          &repeated)
+    cdef int found = scan(m.data, m.size, m.start_end, m.headers, MAX_HEADERS, &m.body, &m.count, m.first, &repeated)
     if repeated & ONCE:
         blame_repeated(m)
     if found == SCAN_TOO_MANY:
@@ -177,6 +177,7 @@ cdef bint read_lines(ParsedMessage* m) noexcept nogil:
 cdef bint read_via(ParsedMessage* m) noexcept nogil:
     cdef int index = m.first[HEADER_VIA]
     if index < 0:
+        memset(&m.via, 0, sizeof(Via))
         return fail(m, 400, b"Missing Via", m.body)
     m.via_sound = parse_via(m.data, header_value(m, index), &m.via)
     if not m.via_sound:
@@ -191,6 +192,7 @@ cdef bint read_via(ParsedMessage* m) noexcept nogil:
 cdef bint read_party(ParsedMessage* m, int id, NameAddr* out, const char* missing, const char* bad) noexcept nogil:
     cdef int index = m.first[id]
     if index < 0:
+        memset(out, 0, sizeof(NameAddr))
         return fail(m, 400, missing, m.body)
     if not parse_name_addr(m.data, header_value(m, index), False, out):
         return fail(m, 400, bad, m.headers[index].value)
@@ -204,8 +206,7 @@ cdef bint read_call_id(ParsedMessage* m) noexcept nogil:
         return fail(m, 400, b"Missing Call-ID", m.body)
     m.call_id = header_value(m, index)
     end = m.call_id.at + m.call_id.length
-    if m.call_id.length == 0 or find_octet(m.data, m.call_id.at, end, 0x20) != end \
-            or find_octet(m.data, m.call_id.at, end, 0x09) != end:
+    if m.call_id.length == 0 or find_either(m.data, m.call_id.at, end, 0x20, 0x09) != end:
         return fail(m, 400, b"Bad Call-ID", m.call_id.at)
     return True
 
@@ -221,14 +222,16 @@ cdef bint read_cseq(ParsedMessage* m) noexcept nogil:
         return fail(m, 400, b"Bad CSeq", c.at)
     skip_lws(&c)
     m.cseq = <uint32_t>number
+    m.cseq_method = span_of(c.at, c.end)
+    if m.is_request and same_spans(m.data, m.cseq_method, m.data, m.method_name):
+        return True
     m.cseq_method = take_class(&c, CLASS_TOKEN)
     if m.cseq_method.length == 0 or c.at != c.end:
         return fail(m, 400, b"Bad CSeq", c.at)
     if not m.is_request:
         m.method = method_of(m.data, m.cseq_method)
         m.method_name = m.cseq_method
-    elif m.cseq_method.length != m.method_name.length or \
-            memcmp(m.data + m.cseq_method.at, m.data + m.method_name.at, m.method_name.length) != 0:
+    else:
         return fail(m, 400, b"CSeq Method Mismatch", m.cseq_method.at)
     return True
 
@@ -270,7 +273,7 @@ cdef bint parse_message(ParsedMessage* m, const uint8_t* data, uint32_t size) no
     error can be answered.
     """
     cdef bint sound
-    memset(m, 0, sizeof(ParsedMessage) - sizeof(m.headers))
+    memset(m, 0, <const uint8_t*>&m.request_uri - <const uint8_t*>m)
     m.data = data
     m.size = size
     sound = read_start_line(m)

@@ -15,7 +15,7 @@ from ubisip.core.bindings cimport (
 from ubisip.core.events cimport EVENT_IN_STEP, EVENT_OUT_OF_STEP, emit
 from ubisip.core.forward cimport KEY_PROBE
 from ubisip.core.machines cimport CLIENT_OTHER
-from ubisip.core.message cimport METHOD_REGISTER, parse_message
+from ubisip.core.message cimport METHOD_REGISTER, ParsedMessage, parse_message
 from ubisip.core.outbox cimport outbox_nearly_full, outbox_send
 from ubisip.core.proxy cimport BOUND_TRANSACTIONS, MIRRORED_REGISTERS, MIRROR_FAILURES, SHED_REGISTERS, Proxy
 from ubisip.core.reply cimport answer_kept, answer_transaction
@@ -23,9 +23,17 @@ from ubisip.core.snapshot cimport SWITCH_MAINTENANCE, is_mirror
 from ubisip.core.token cimport (
     FLOW_TOKEN_LENGTH, SipHash, siphash_add_number, siphash_end, siphash_init, write_flow_token, write_hex,
 )
-from ubisip.core.transactions cimport MIRRORED, Transaction, adopt, create, keep, schedule
+from ubisip.core.transactions cimport MIRRORED, PROBE, Transaction, adopt, create, keep, schedule
+
+cdef extern from * nogil:
+    """
+    #include <string.h>
+    extern void *memmem(const void *, size_t, const void *, size_t);
+    """
+    void* memmem(const void* data, size_t size, const void* wanted, size_t length) noexcept
 
 cdef enum:
+    QUESTION = MIRRORED | PROBE  # a REGISTER of ours that asks what a server knows
     MIRROR_LIMIT = 2000000   # microseconds that a REGISTER waits for enough servers
     STEP_PAUSE = 10000       # microseconds between two rounds of bringing servers in step
     STEP_LOOKS = 2048        # bindings looked at in a round
@@ -35,6 +43,8 @@ cdef enum:
     ASK_LATEST = 160000000   # the same after many tries
     LONG_PAUSE = 1000000     # microseconds between two rounds when nothing could be told
     HOLD_BACK = 30000000     # microseconds for which a server that came back gets no calls until it is in step
+    LOSE_AGAIN = 30000000    # microseconds before a server that was told everything is told anew because it lacks one
+    LOOKS = 64               # bindings looked at for one that a server can be asked about
     EPOCH = 1600000000       # CSeq numbers are seconds since then: a gateway that was restarted goes on above its last
 
 
@@ -75,14 +85,34 @@ cdef uint32_t put_aor(uint8_t* out, uint32_t at, const Binding* b) noexcept nogi
     return put(out, at, b">")
 
 
-cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* branch, uint8_t* out) noexcept nogil:
+cdef uint32_t put_instance(uint8_t* out, uint32_t at, const Binding* b) noexcept nogil:
+    """The phone's instance; one that gives none gets one, the same on every gateway."""
+    cdef uint32_t length
+    cdef const uint8_t* text = binding_text(b, TEXT_INSTANCE, &length)
+    if length:
+        return put_octets(out, at, text, length)
+    at = put(out, at, b"<urn:uuid:")
+    write_hex(b.agent >> 32, 8, <char*>out + at)
+    at = put(out, at + 8, b"-")
+    write_hex(b.agent >> 16, 4, <char*>out + at)
+    at = put(out, at + 4, b"-5000-8000-")
+    write_hex(b.agent, 4, <char*>out + at)
+    return put(out, at + 4, b"00000000>")
+
+
+cdef uint32_t flow_number(const Proxy* p, const Binding* b) noexcept nogil:
+    """The reg-id that servers are told: a phone without outbound may give two gateways the same Contact, and its flows
+    are told apart all the same."""
+    return b.reg_id if b.reg_id else p.view.agents.gateway
+
+
+cdef uint32_t write_head(Proxy* p, uint32_t index, int slot, const char* branch, uint8_t* out) noexcept nogil:
+    """A REGISTER for a binding up to its CSeq: without a Contact it asks what the server knows."""
     cdef Binding* b = &p.bindings.slab[index]
     cdef int listener = p.view.destinations[slot].listener
-    cdef uint32_t length, at, expires = 0
+    cdef uint32_t length, at
     cdef const uint8_t* text = binding_text(b, TEXT_AOR, &length)
     cdef uint32_t domain = 0
-    if not b.flags & GONE:
-        expires = <uint32_t>max(1, (b.expires_at - p.now) // 1000000)
     while domain < length and text[length - 1 - domain] != 0x40:
         domain += 1
     at = put(out, 0, b"REGISTER sip:")
@@ -101,11 +131,20 @@ cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* bra
     write_hex(b.agent, 16, <char*>out + at)
     out[at + 16] = 0x2D
     at += 17
-    at += write_number(b.reg_id, <char*>out + at)
+    at += write_number(flow_number(p, b), <char*>out + at)
     at = put(out, at, b"\r\nCSeq: ")
     at += write_number(b.sent_cseq, <char*>out + at)
-    at = put(out, at, b" REGISTER\r\nContact: <")
-    text = binding_text(b, TEXT_CONTACT, &length)
+    return put(out, at, b" REGISTER\r\n")
+
+
+cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* branch, uint8_t* out) noexcept nogil:
+    cdef Binding* b = &p.bindings.slab[index]
+    cdef int listener = p.view.destinations[slot].listener
+    cdef uint32_t length, at = write_head(p, index, slot, branch, out), expires = 0
+    cdef const uint8_t* text = binding_text(b, TEXT_CONTACT, &length)
+    if not b.flags & GONE:
+        expires = <uint32_t>max(1, (b.expires_at - p.now) // 1000000)
+    at = put(out, at, b"Contact: <")
     at = put_octets(out, at, text, length)
     at = put(out, at, b">;expires=")
     at += write_number(expires, <char*>out + at)
@@ -115,25 +154,22 @@ cdef uint32_t write_register(Proxy* p, uint32_t index, int slot, const char* bra
         out[at + 1] = <uint8_t>(0x30 + b.q // 10 % 10)
         out[at + 2] = <uint8_t>(0x30 + b.q % 10)
         at += 3
-    text = binding_text(b, TEXT_INSTANCE, &length)
-    if length:
-        at = put(out, at, b";+sip.instance=\"")
-        at = put_octets(out, at, text, length)
-        at = put(out, at, b"\"")
-    if b.reg_id:
-        at = put(out, at, b";reg-id=")
-        at += write_number(b.reg_id, <char*>out + at)
+    at = put(out, at, b";+sip.instance=\"")
+    at = put_instance(out, at, b)
+    at = put(out, at, b"\";reg-id=")
+    at += write_number(flow_number(p, b), <char*>out + at)
     at = put(out, at, b"\r\nPath: <sip:")
     write_flow_token(&p.keys, b.agent, b.reg_id, <char*>out + at)
     at = put(out, at + FLOW_TOKEN_LENGTH, b"@")
-    at = put_octets(out, at, p.view.listeners[listener].record_route.text, p.view.listeners[listener].record_route.length)
+    at = put_octets(out, at, p.view.listeners[listener].record_route.text,
+                    p.view.listeners[listener].record_route.length)
     at = put(out, at, b";lr;ob>\r\nSupported: path, outbound\r\nExpires: ")
     at += write_number(expires, <char*>out + at)
     return put(out, at, b"\r\nContent-Length: 0\r\n\r\n")
 
 
-cdef bint tell_server(Proxy* p, uint32_t index, int slot, uint32_t server) noexcept nogil:
-    """Send one server the binding as it stands, in a client transaction; False: a bound forbids it."""
+cdef uint32_t send_register(Proxy* p, uint32_t index, int slot, bint question) noexcept nogil:
+    """Send one server the binding as it stands, or ask for it; gives the transaction, 0: a bound forbids it."""
     cdef Binding* b = &p.bindings.slab[index]
     cdef uint8_t out[4096]
     cdef char branch[16]
@@ -142,7 +178,7 @@ cdef bint tell_server(Proxy* p, uint32_t index, int slot, uint32_t server) noexc
     cdef Transaction* t
     cdef uint32_t client, size
     if p.transactions.capacity - p.transactions.used < p.transactions.capacity // 4:
-        return False  # calls go before
+        return 0  # calls go before
     b.sent_cseq = max(b.sent_cseq + 1, <uint32_t>max(1, (p.now + p.view.wall) // 1000000 - EPOCH))
     siphash_init(&h, p.secret)
     siphash_add_number(&h, b.agent ^ b.reg_id)
@@ -153,11 +189,15 @@ cdef bint tell_server(Proxy* p, uint32_t index, int slot, uint32_t server) noexc
     client = create(&p.transactions, CLIENT_OTHER, key, p.now)
     if client == 0:
         p.counters[BOUND_TRANSACTIONS] += 1
-        return False
+        return 0
     write_hex(key[0], 16, branch)
-    size = write_register(p, index, slot, branch, out)
+    if question:
+        size = write_head(p, index, slot, branch, out)
+        size = put(out, size, b"Supported: path, outbound\r\nContent-Length: 0\r\n\r\n")
+    else:
+        size = write_register(p, index, slot, branch, out)
     t = &p.transactions.slab[client]
-    t.flags = MIRRORED
+    t.flags = QUESTION if question else MIRRORED
     t.method = METHOD_REGISTER
     t.slot = <short>slot
     t.call = <uint64_t>b.version << 32 | index
@@ -171,10 +211,18 @@ cdef bint tell_server(Proxy* p, uint32_t index, int slot, uint32_t server) noexc
     t.retransmit_at = p.now + t.interval if t.flow.stream == 0 else 0
     t.expire_at = p.now + 64 * <int64_t>t.t1
     outbox_send(&p.outbox, out, size, &t.flow)
+    schedule(&p.transactions, client)
+    return client
+
+
+cdef bint tell_server(Proxy* p, uint32_t index, int slot, uint32_t server) noexcept nogil:
+    """Send one server the binding as it stands, in a client transaction; False: a bound forbids it."""
+    cdef uint32_t client = send_register(p, index, slot, False)
+    if client == 0:
+        return False
     if server:
         adopt(&p.transactions, server, client)
         p.transactions.slab[server].best_status += 1
-    schedule(&p.transactions, client)
     p.registrar.asking[slot] += 1
     p.counters[MIRRORED_REGISTERS] += 1
     return True
@@ -318,6 +366,60 @@ cdef void server_emptied(Proxy* p, int slot) noexcept nogil:
     p.targets.load[slot].held_until = p.targets.held_until = p.now + HOLD_BACK
 
 
+cdef bint lists(const Proxy* p, const ParsedMessage* m, const Binding* b) noexcept nogil:
+    """A server's 200 names the binding: its Contact and, where it gives any, its reg-id."""
+    cdef uint32_t length, size, at = 0, end
+    cdef const uint8_t* text = binding_text(b, TEXT_CONTACT, &length)
+    cdef const uint8_t* found
+    cdef const uint8_t* number
+    cdef uint8_t reg_id[24]
+    memset(reg_id, 0, sizeof(reg_id))
+    size = put(reg_id, 0, b";reg-id=")
+    size += write_number(flow_number(p, b), <char*>reg_id + size)
+    while True:
+        found = <const uint8_t*>memmem(m.data + at, m.body - at, text, length)
+        if found == NULL:
+            return False
+        at = <uint32_t>(found - m.data) + length
+        end = at
+        while end < m.body and m.data[end] != 0x2C and m.data[end] != 0x0A:
+            end += 1
+        if memmem(m.data + at, end - at, b";reg-id=", 8) == NULL:
+            return True
+        number = <const uint8_t*>memmem(m.data + at, end - at, reg_id, size)
+        if number != NULL and not 0x30 <= number[size] <= 0x39:
+            return True
+
+
+cdef void note_listing(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
+    """A server has answered a REGISTER of ours with a 2xx: it may have lost what it knew without having been missed."""
+    cdef Transaction* t = &p.transactions.slab[client]
+    cdef uint32_t index = binding_of(p, t)
+    cdef int slot = t.slot
+    if index == 0 or p.bindings.slab[index].flags & GONE:
+        return
+    if lists(p, m, &p.bindings.slab[index]):
+        p.registrar.lists[slot] = True
+    elif t.flags & PROBE and p.registrar.lists[slot] and is_in_step(&p.bindings.slab[index], slot) and \
+            p.now - p.registrar.lag_since[slot] > LOSE_AGAIN:
+        server_emptied(p, slot)
+
+
+cdef void look_after(Proxy* p, int slot) noexcept nogil:
+    """A server that is up is asked whether it still knows one of the bindings that it was told, each time another."""
+    cdef uint32_t index = p.registrar.look
+    cdef int _looks
+    if not is_told(p, slot) or p.registrar.lagging[slot] or p.bindings.used == 0:
+        return
+    for _looks in range(LOOKS):
+        index = index + 1 if index < p.bindings.high else 1
+        if p.bindings.slab[index].text != NULL and not p.bindings.slab[index].flags & GONE and \
+                is_in_step(&p.bindings.slab[index], slot):
+            send_register(p, index, slot, True)
+            break
+    p.registrar.look = index
+
+
 cdef void all_behind(Proxy* p) noexcept nogil:
     """Bindings were put back after a restart: what servers know of them is not known."""
     cdef int slot
@@ -371,7 +473,8 @@ cdef void settle(Proxy* p, const bint* lacks, bint complete) noexcept nogil:
 cdef void bring_in_step(Proxy* p) noexcept nogil:
     """One round: a few bindings are looked at, and told to the servers that lack them."""
     cdef bint* lacks = p.registrar.lacks
-    cdef uint32_t _looks, asks = 0, index = p.registrar.sweep
+    cdef uint32_t asks = 0, index = p.registrar.sweep
+    cdef int _looks
     cdef bint complete = False
     for _looks in range(STEP_LOOKS):
         if index == 0:

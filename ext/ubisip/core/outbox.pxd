@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ubisip.core.address cimport Flow
+from ubisip.core.message cimport SCAN_PADDING
 
 cdef enum:
     # A turn takes in at most 64 datagrams and fires at most 256 timers; each gives at most a handful.
@@ -26,8 +27,30 @@ cdef struct Outbox:
 
 cdef bint outbox_open(Outbox* outbox) noexcept nogil
 cdef void outbox_close(Outbox* outbox) noexcept nogil
-cdef uint8_t* outbox_reserve(Outbox* outbox, uint32_t most) noexcept nogil
-cdef void outbox_commit(Outbox* outbox, uint32_t size, const Flow* to) noexcept nogil
 cdef void outbox_send(Outbox* outbox, const uint8_t* data, uint32_t size, const Flow* to) noexcept nogil
-cdef void outbox_clear(Outbox* outbox) noexcept nogil
-cdef bint outbox_nearly_full(const Outbox* outbox) noexcept nogil
+
+
+cdef inline uint8_t* outbox_reserve(Outbox* outbox, uint32_t most) noexcept nogil:
+    """Room for a datagram of at most *most* octets; NULL, counted, when the outbox is full."""
+    if outbox.count == OUTBOX_DATAGRAMS or OUTBOX_OCTETS - outbox.used < most + SCAN_PADDING:
+        outbox.overflow += 1
+        return NULL
+    return outbox.arena + outbox.used
+
+
+cdef inline void outbox_commit(Outbox* outbox, uint32_t size, const Flow* to) noexcept nogil:
+    """The datagram just written into the reserved room has *size* octets and goes to *to*."""
+    cdef Outgoing* out = &outbox.datagrams[outbox.count]
+    out.data = outbox.arena + outbox.used
+    out.size = size
+    out.to = to[0]
+    outbox.count += 1
+    outbox.used += (size + 63) & ~<uint32_t>63
+
+
+cdef inline void outbox_clear(Outbox* outbox) noexcept nogil:
+    outbox.used = outbox.count = 0
+
+
+cdef inline bint outbox_nearly_full(const Outbox* outbox) noexcept nogil:
+    return outbox.count > OUTBOX_DATAGRAMS - 64 or outbox.used > OUTBOX_OCTETS - (4 << 20)

@@ -104,6 +104,8 @@ cdef struct Registrar:
     uint32_t fresh           # of those looked at since then, those that were never asked about
     int64_t patience         # before a binding that a server did not take is offered again
     bint lacks[DESTINATIONS]     # servers that lacked one of those looked at since the table's beginning
+    uint32_t look            # the binding that a server was asked about last
+    bint lists[DESTINATIONS]     # servers that name in their answers what is registered
     bint lagging[DESTINATIONS]   # servers that lack bindings
     bint refused[DESTINATIONS]   # servers that refused a datagram and have not answered since
     uint32_t asking[DESTINATIONS]  # REGISTERs of ours on their way to each server

@@ -12,5 +12,5 @@ cdef void credentials_known(Proxy* p, const uint8_t* data, uint32_t user_length,
                             const uint8_t* digests, int has, int64_t lifetime) noexcept nogil
 cdef void credentials_failed(Proxy* p, const uint8_t* data, uint32_t user_length, uint32_t realm_length) noexcept nogil
 cdef void credentials_late(Proxy* p, uint32_t server) noexcept nogil
-cdef void expire_bindings(Proxy* p) noexcept nogil
+cdef bint expire_bindings(Proxy* p) noexcept nogil
 cdef void flow_lost(Proxy* p, uint32_t stream) noexcept nogil

@@ -12,7 +12,7 @@ from ubisip.core.address cimport Flow, write_number
 from ubisip.core.authentication cimport ANSWERED, ASK_FIRST, REPLAYED, Verdict, authenticate, challenge, wall_seconds
 from ubisip.core.bindings cimport (
     BY_CONTACT, CHANGED, DEAD_FLOW, END_EXPIRED, END_FLOW_LOST, END_REPLACED, END_UNREGISTERED, GONE, MAX_CALL_ID,
-    MAX_USER_AGENT, OUTBOUND_BINDING, TEXT_CALL_ID, TEXT_CONTACT, TEXT_INSTANCE, TEXT_PARTS, TEXT_PATH,
+    MAX_USER_AGENT, OUTBOUND_BINDING, TEXT_CALL_ID, TEXT_CONTACT, TEXT_INSTANCE, TEXT_PATH,
     TEXT_USER_AGENT, Binding, Wanted, add_binding, agent_hash, aor_hash, binding_text, bindings_lock, bindings_unlock,
     expire_at, find_flow, first_binding, next_binding, next_of_flow, note_binding, note_end, remove_binding,
     rewrite_binding, same_flow,
@@ -222,7 +222,8 @@ cdef int check_order(const Proxy* p, const ParsedMessage* m, const Register* r, 
     return 1 if m.cseq == b.cseq and not b.flags & (GONE | DEAD_FLOW) and same_flow(&b.flow, &r.flow) else -1
 
 
-cdef void store(Proxy* p, const ParsedMessage* m, const Register* r, const Wanted* wanted, uint32_t index) noexcept nogil:
+cdef void store(Proxy* p, const ParsedMessage* m, const Register* r, const Wanted* wanted,
+                uint32_t index) noexcept nogil:
     """Make or refresh one binding. The lock is held; 0 is a new one, for which there is room."""
     cdef const uint8_t* parts[6]
     cdef uint32_t lengths[6]
@@ -501,7 +502,8 @@ cdef uint32_t put_bindings(Proxy* p, const Register* r, uint8_t* out) noexcept n
     return at
 
 
-cdef void accept(Proxy* p, const ParsedMessage* m, const Flow* from_, const Register* r, uint32_t server) noexcept nogil:
+cdef void accept(Proxy* p, const ParsedMessage* m, const Flow* from_, const Register* r,
+                 uint32_t server) noexcept nogil:
     put_bindings(p, r, p.scratch)
     respond(p, m, from_, server, 200, b"OK", <const char*>p.scratch)
 
@@ -517,7 +519,8 @@ cdef void receive_register(Proxy* p, const ParsedMessage* m, const Flow* from_, 
     register_agent(p, m, from_, 0, False, peer, key)
 
 
-cdef bint understand(Proxy* p, const ParsedMessage* m, const Flow* from_, Register* r, uint32_t server) noexcept nogil:
+cdef bint understand(Proxy* p, const ParsedMessage* m, const Flow* from_, Register* r,
+                     uint32_t server) noexcept nogil:
     """What it wants; False: it says that badly, or we may not do it, and was told so."""
     cdef int i
     r.outbound = has_tag(m, r, FIELD_SUPPORTED, b"outbound", 8)
@@ -599,19 +602,21 @@ cdef bint mirror_all(Proxy* p, const Register* r, uint32_t server) noexcept nogi
 
 # --- bindings that end by themselves
 
-cdef void expire_bindings(Proxy* p) noexcept nogil:
+cdef bint expire_bindings(Proxy* p) noexcept nogil:
+    """False: no more are due now."""
     cdef uint32_t index
     cdef int _i
     for _i in range(EXPIRED_A_TURN):
         index = wheel_pop(&p.bindings.wheel, p.now)
         if index == 0:
-            return
+            return False
         bindings_lock(&p.bindings)
         if not p.bindings.slab[index].flags & GONE:
             p.counters[EXPIRED] += 1
             note_end(&p.bindings, index, END_EXPIRED, p.now)
         remove_binding(&p.bindings, index)
         bindings_unlock(&p.bindings)
+    return True
 
 
 cdef void flow_lost(Proxy* p, uint32_t stream) noexcept nogil:
@@ -629,4 +634,3 @@ cdef void flow_lost(Proxy* p, uint32_t stream) noexcept nogil:
             p.counters[FLOWS_LOST] += 1
             note_end(&p.bindings, index, END_FLOW_LOST, p.now)
         index = next_of_flow(&p.bindings, index)
-

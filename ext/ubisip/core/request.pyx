@@ -85,8 +85,8 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
 
 
 cdef uint64_t agent_in_dialog(Proxy* p, const ParsedMessage* m) noexcept nogil:
-    """The agent whose phone sends a request in a dialog that a gateway of ours made, by its token: he may have moved, or
-    his registration be gone with a gateway. 0: it is nobody's."""
+    """The agent whose phone sends a request in a dialog that a gateway of ours made, by its token: he may have moved,
+    or his registration be gone with a gateway. 0: it is nobody's."""
     cdef RoutePlan plan
     cdef uint64_t party
     if m.to.tag.length == 0 or preprocess(p, m, &plan) != 0 or plan.token_state != TOKEN_GOOD:

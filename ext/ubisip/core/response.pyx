@@ -26,7 +26,7 @@ from ubisip.core.message cimport (
     HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, METHOD_REGISTER,
     ParsedMessage, header_value, next_header, parse_message,
 )
-from ubisip.core.mirror cimport mirror_answered, server_emptied
+from ubisip.core.mirror cimport look_after, mirror_answered, note_listing, server_emptied
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
     BOUND_CALLS, DATAGRAM, FLOW_FAILED, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT,
@@ -244,12 +244,15 @@ cdef void client_response(Proxy* p, uint32_t client, const ParsedMessage* m) noe
 
 cdef void tell_response(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
     cdef Transaction* t = &p.transactions.slab[client]
-    if t.flags & PROBE:
+    if t.flags & MIRRORED:
+        if 200 <= m.status < 300:
+            note_listing(p, client, m)
+        if m.status >= 200 and not t.flags & PROBE:
+            mirror_answered(p, client, m.status)
+    elif t.flags & PROBE:
         if m.status >= 200:
             emit(&p.events, EVENT_PROBE, p.now, t.slot, m.status, <int64_t>t.call, p.now - t.created, NULL, 0)
-    elif t.flags & MIRRORED:
-        if m.status >= 200:
-            mirror_answered(p, client, m.status)
+            look_after(p, t.slot)
     elif t.flags & OWN_CANCEL or (t.server == 0 and m.status < 200):
         return
     elif m.status < 200:
@@ -497,7 +500,7 @@ cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint r
 
 
 cdef bint is_servers(const Proxy* p, const Transaction* s) noexcept nogil:
-    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 section 11.5)."""
+    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 11.5)."""
     return s.slot >= 0 and p.view.destinations[s.slot].side == SIDE_SERVER
 
 
@@ -653,7 +656,8 @@ cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexc
         if status == 503 and slot >= 0:
             p.registrar.refused[slot] = True
         if t.flags & MIRRORED:
-            mirror_answered(p, client, status)
+            if not t.flags & PROBE:
+                mirror_answered(p, client, status)
             server = 0
         elif t.flags & PROBE:
             emit(&p.events, EVENT_PROBE, p.now, slot, 0 if status == 408 else -1, <int64_t>t.call, p.now - t.created,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Route information preprocessing (RFC 3261 section 16.4) and the next hop (section 16.6 step 7)."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memset
 
 from ubisip.core.address cimport ANY_STREAM, Flow, is_routable, parse_ip
@@ -44,7 +44,7 @@ cdef TokenState check_token(Proxy* p, const ParsedMessage* m, const Uri* uri, To
 
 
 cdef bint take_flow_token(Proxy* p, const ParsedMessage* m, const Uri* uri, RoutePlan* plan) noexcept nogil:
-    """The value is the Path that a server was given (RFC 5626 section 5.3): it names an agent. False: it was altered."""
+    """The value is the Path that a server was given (RFC 5626 section 5.3), which names an agent; False: altered."""
     cdef Span unused
     if not p.view.agents.enabled or not uri.has_user:
         return True

@@ -23,10 +23,15 @@ typedef struct {
   uint32_t value;         /* first octet of the value, white space skipped */
   uint32_t value_length;  /* without trailing white space */
   uint32_t end;           /* first octet of the next line */
-  uint16_t name_length;
+  uint16_t name_length; /* these three as in scan_kind */
   uint8_t id;
   uint8_t folded;
 } scan_header;
+
+typedef struct {
+  uint16_t name_length;
+  uint8_t id, folded;
+} scan_kind;
 
 static inline int scan_same(const uint8_t *name, const char *lower, int length) {
   for (int i = 0; i < length; i++)
@@ -72,7 +77,7 @@ static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
  * octets, lower case, in a table without collisions, then compared with what follows. */
 typedef struct {
   uint32_t word;
-  uint8_t length, id;
+  scan_kind kind;
   uint64_t tail, mask; /* the octets from the fifth on, and which of them belong to the name */
 } scan_name_entry;
 
@@ -80,15 +85,18 @@ typedef struct {
 #define SCAN_PLACE(word) ((word) * 0x1027c4d1u >> 28)
 
 static const scan_name_entry SCAN_NAMES[16] = {
-    [0] = {SCAN_WORD('c', 's', 'e', 'q'), 4, HEADER_CSEQ, 0, 0},
-    [1] = {SCAN_WORD('r', 'o', 'u', 't'), 5, HEADER_ROUTE, 'e', 0xFF},
-    [4] = {SCAN_WORD('t', 'o', ':', ' '), 2, HEADER_TO, 0, 0},
-    [7] = {SCAN_WORD('f', 'r', 'o', 'm'), 4, HEADER_FROM, 0, 0},
-    [8] = {SCAN_WORD('c', 'a', 'l', 'l'), 7, HEADER_CALL_ID, SCAN_TAIL('-', 'i', 'd', 0, 0, 0, 0, 0), 0xFFFFFF},
-    [9] = {SCAN_WORD('r', 'e', 'c', 'o'), 12, HEADER_RECORD_ROUTE, SCAN_TAIL('r', 'd', '-', 'r', 'o', 'u', 't', 'e'), ~0ull},
-    [10] = {SCAN_WORD('v', 'i', 'a', ':'), 3, HEADER_VIA, 0, 0},
-    [12] = {SCAN_WORD('c', 'o', 'n', 't'), 14, HEADER_CONTENT_LENGTH, SCAN_TAIL('e', 'n', 't', '-', 'l', 'e', 'n', 'g'), ~0ull},
-    [15] = {SCAN_WORD('m', 'a', 'x', '-'), 12, HEADER_MAX_FORWARDS, SCAN_TAIL('f', 'o', 'r', 'w', 'a', 'r', 'd', 's'), ~0ull},
+    [0] = {SCAN_WORD('c', 's', 'e', 'q'), {4, HEADER_CSEQ, 0}, 0, 0},
+    [1] = {SCAN_WORD('r', 'o', 'u', 't'), {5, HEADER_ROUTE, 0}, 'e', 0xFF},
+    [4] = {SCAN_WORD('t', 'o', ':', ' '), {2, HEADER_TO, 0}, 0, 0},
+    [7] = {SCAN_WORD('f', 'r', 'o', 'm'), {4, HEADER_FROM, 0}, 0, 0},
+    [8] = {SCAN_WORD('c', 'a', 'l', 'l'), {7, HEADER_CALL_ID, 0}, SCAN_TAIL('-', 'i', 'd', 0, 0, 0, 0, 0), 0xFFFFFF},
+    [9] = {SCAN_WORD('r', 'e', 'c', 'o'), {12, HEADER_RECORD_ROUTE, 0},
+           SCAN_TAIL('r', 'd', '-', 'r', 'o', 'u', 't', 'e'), ~0ull},
+    [10] = {SCAN_WORD('v', 'i', 'a', ':'), {3, HEADER_VIA, 0}, 0, 0},
+    [12] = {SCAN_WORD('c', 'o', 'n', 't'), {14, HEADER_CONTENT_LENGTH, 0},
+            SCAN_TAIL('e', 'n', 't', '-', 'l', 'e', 'n', 'g'), ~0ull},
+    [15] = {SCAN_WORD('m', 'a', 'x', '-'), {12, HEADER_MAX_FORWARDS, 0},
+            SCAN_TAIL('f', 'o', 'r', 'w', 'a', 'r', 'd', 's'), ~0ull},
 };
 
 /* NULL: look closer. A line may be shorter than what is read here: then its CRLF makes it differ. */
@@ -99,140 +107,152 @@ static inline const scan_name_entry *scan_known(const uint8_t *n) {
   memcpy(&tail, n + 4, 8);
   word |= 0x20202020;
   const scan_name_entry *entry = &SCAN_NAMES[SCAN_PLACE(word)];
-  if (entry->word != word || (((tail | 0x2020202020202020ull) ^ entry->tail) & entry->mask) || n[entry->length] != ':') return NULL;
-  if (entry->id == HEADER_CONTENT_LENGTH && ((n[12] | 0x20) != 't' || (n[13] | 0x20) != 'h')) return NULL;
+  if (entry->word != word || (((tail | 0x2020202020202020ull) ^ entry->tail) & entry->mask)) return NULL;
+  if (n[entry->kind.name_length] != ':') return NULL;
+  if (entry->kind.id == HEADER_CONTENT_LENGTH && ((n[12] | 0x20) != 't' || (n[13] | 0x20) != 'h')) return NULL;
   return entry;
 }
 
-/* Close the last field: its value ends before the white space that precedes `end`, which is behind a CRLF. */
+static inline int scan_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+/* Close a field anew: its value ends before the white space that precedes `end`, which is behind a CRLF. */
 static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t end) {
   uint32_t value = field->value, last = end;
-  if (data[value] == ' ' && data[value + 1] > ' ' && data[end - 3] > ' ') { /* as nearly always: one space, no more */
-    field->value = value + 1;
-    field->value_length = end - 3 - value;
-    field->end = end;
-    return;
-  }
-  while (value < last && (data[value] == ' ' || data[value] == '\t' || data[value] == '\r' || data[value] == '\n')) value++;
-  while (last > value && (data[last - 1] == ' ' || data[last - 1] == '\t' || data[last - 1] == '\r' || data[last - 1] == '\n')) last--;
+  while (value < last && scan_is_space(data[value])) value++;
+  while (last > value && scan_is_space(data[last - 1])) last--;
   field->value = value;
   field->value_length = last - value;
   field->end = end;
 }
 
-/* Index the fields from `at` on. Gives their number and sets *body to the first octet after the empty line, or gives an
- * error and sets *body to where it stands; *count is how many fields are sound in any case. Of each of the 16 header ids
- * first[] is its first line, -1 when it has none, last[] its last one when it has any; *repeated has a bit for each that has
- * more than one. */
-#define SCAN_BODY(NAME, TARGET, MASK)                                                                                 \
-  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body, \
-                         int *count, int16_t *first, int16_t *last, uint32_t *repeated) {                             \
-    memset(first, 0xff, 16 * sizeof *first);                                                                          \
-    uint32_t again = 0;                                                                                               \
-    scan_header *field = out, *beyond = out + most;                                                                    \
-    uint32_t line = at, block = at, lines = 0, returns = 0, folded = 0;                                               \
-    uint32_t feeds = block < size ? MASK(data + block, '\n') : 0, carriage = block < size ? MASK(data + block, '\r') : 0;\
-    int result;                                                                                                       \
-    for (;;) {                                                                                                        \
-      while (!feeds) {                                                                                                \
-        returns += (uint32_t)__builtin_popcount(carriage);                                                            \
-        block += 32;                                                                                                  \
-        if (block >= size) { result = SCAN_NO_END; break; }                                                           \
-        feeds = MASK(data + block, '\n');                                                                             \
-        carriage = MASK(data + block, '\r');                                                                          \
-      }                                                                                                               \
-      if (!feeds) break;                                                                                              \
-      uint32_t bit = (uint32_t)__builtin_ctz(feeds), feed = block + bit;                                              \
-      feeds &= feeds - 1;                                                                                             \
-      lines++;                                                                                                        \
-      if (feed >= size) { result = SCAN_NO_END; break; }                                                              \
-      if (feed == line || data[feed - 1] != '\r') { result = SCAN_BAD_LINE; break; }                                  \
-      uint8_t start = data[line];                                                                                     \
-      if (start <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */                   \
-        if (start == '\r' && feed == line + 1) {                                                                      \
-          /* As many CRs as line ends, and one before each LF: no bare CR, no bare LF. */                             \
-          returns += (uint32_t)__builtin_popcount(carriage & ((1u << bit) - 1));                                      \
-          result = returns == lines ? (int)(field - out) : SCAN_BAD_LINE;                                             \
-          line = feed + 1;                                                                                            \
-          break;                                                                                                      \
-        }                                                                                                             \
-        if ((start != ' ' && start != '\t') || field == out) { result = SCAN_BAD_LINE; break; }                       \
-        folded = field[-1].folded = 1;                                                                                \
-        field[-1].end = line = feed + 1;                                                                              \
-        continue;                                                                                                     \
-      }                                                                                                               \
-      if (folded) { /* closed once, behind its last line: closing it at each would be quadratic */                    \
-        scan_close(data, &field[-1], field[-1].end);                                                                  \
-        folded = 0;                                                                                                   \
-      }                                                                                                               \
-      if (field == beyond) { result = SCAN_TOO_MANY; break; }                                                         \
-      const scan_name_entry *known = scan_known(data + line);                                                         \
-      field->line = line;                                                                                             \
-      if (!known) {                                                                                                   \
-        uint32_t colons = MASK(data + line, ':'), colon;                                                              \
-        if (colons) {                                                                                                 \
-          colon = line + (uint32_t)__builtin_ctz(colons);                                                             \
-        } else {                                                                                                      \
-          const uint8_t *found = memchr(data + line, ':', feed - line);                                               \
-          colon = found ? (uint32_t)(found - data) : feed;                                                            \
-        }                                                                                                             \
-        uint32_t end = colon;                                                                                         \
-        while (end > line && (data[end - 1] == ' ' || data[end - 1] == '\t')) end--;                                  \
-        uint32_t within = end - line < 32 ? (1u << (end - line)) - 1 : ~0u;                                           \
-        if (colon >= feed || end == line || end - line > 0xffff || (MASK(data + line, ' ') & within)) {               \
-          result = SCAN_BAD_LINE;                                                                                     \
-          break;                                                                                                      \
-        }                                                                                                             \
-        field->value = colon + 1;                                                                                     \
-        field->name_length = (uint16_t)(end - line);                                                                  \
-        field->id = scan_name(data + line, end - line);                                                               \
-      } else {                                                                                                        \
-        field->value = line + known->length + 1;                                                                      \
-        field->name_length = known->length;                                                                           \
-        field->id = known->id;                                                                                        \
-      }                                                                                                               \
-      last[field->id] = (int16_t)(field - out);                                                                       \
-      if (first[field->id] < 0)                                                                                       \
-        first[field->id] = (int16_t)(field - out);                                                                    \
-      else                                                                                                            \
-        again |= 1u << field->id;                                                                                     \
-      field->folded = 0;                                                                                              \
-      scan_close(data, field, feed + 1);                                                                              \
-      field++;                                                                                                        \
-      line = feed + 1;                                                                                                \
-    }                                                                                                                 \
-    if (folded) scan_close(data, &field[-1], field[-1].end);                                                          \
-    first[HEADER_OTHER] = -1;                                                                                         \
-    *repeated = again;                                                                                                \
-    *count = (int)(field - out);                                                                                      \
-    *body = line;                                                                                                     \
-    return result;                                                                                                    \
+/* Index the fields from `at`, which is behind a line feed, on. Gives their number and sets *body to the first octet after the
+ * empty line, or gives an error and sets *body to where it stands; *count is how many fields are sound in any case.
+ * lines[id] is the first line of each of the 16 header ids, -1 when it has none, lines[16 + id] its last one when it has any;
+ * *repeated has a bit for each that has more than one. */
+#define SCAN_BODY(NAME, TARGET, MASK)                                                                                  \
+  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body,  \
+                         int *count, int16_t *lines, uint32_t *repeated) {                                             \
+    scan_header *field = out;                                                                                          \
+    uint32_t line = at, block = at - 64, ends = 0, returns = 0, folded = 0, again = 0;                                 \
+    uint64_t feeds = 0, carriage = 0;                                                                                  \
+    int n = 0, result;                                                                                                 \
+    memset(lines, 0xff, 16 * sizeof *lines);                                                                           \
+    for (;;) {                                                                                                         \
+      while (!feeds) {                                                                                                 \
+        returns += (uint32_t)__builtin_popcountll(carriage);                                                           \
+        block += 64;                                                                                                   \
+        if (block >= size) { result = SCAN_NO_END; goto end; }                                                         \
+        feeds = MASK(data + block, '\n');                                                                              \
+        carriage = MASK(data + block, '\r');                                                                           \
+        if (size - block < 64) feeds &= (1ull << (size - block)) - 1;                                                  \
+      }                                                                                                                \
+      uint32_t bit = (uint32_t)__builtin_ctzll(feeds), feed = block + bit;                                             \
+      feeds &= feeds - 1;                                                                                              \
+      ends++;                                                                                                          \
+      if (data[feed - 1] != '\r') { result = SCAN_BAD_LINE; break; }                                                   \
+      const uint8_t *name = data + line;                                                                               \
+      if (name[0] <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */                  \
+        if (name[0] == '\r' && feed == line + 1) {                                                                     \
+          /* As many CRs as line ends, and one before each LF: no bare CR, no bare LF. */                              \
+          returns += (uint32_t)__builtin_popcountll(carriage & ((1ull << bit) - 1));                                   \
+          result = returns == ends ? n : SCAN_BAD_LINE;                                                                \
+          line = feed + 1;                                                                                             \
+          break;                                                                                                       \
+        }                                                                                                              \
+        if ((name[0] != ' ' && name[0] != '\t') || n == 0) { result = SCAN_BAD_LINE; break; }                          \
+        folded = field[-1].folded = 1;                                                                                 \
+        field[-1].end = line = feed + 1;                                                                               \
+        continue;                                                                                                      \
+      }                                                                                                                \
+      if (folded) { /* closed once, behind its last line: closing it at each would be quadratic */                     \
+        scan_close(data, &field[-1], field[-1].end);                                                                   \
+        folded = 0;                                                                                                    \
+      }                                                                                                                \
+      if (n == most) { result = SCAN_TOO_MANY; break; }                                                                \
+      const scan_name_entry *known = scan_known(name);                                                                 \
+      scan_kind kind;                                                                                                  \
+      uint32_t value;                                                                                                  \
+      if (known) {                                                                                                     \
+        kind = known->kind;                                                                                            \
+        value = line + kind.name_length + 1;                                                                           \
+      } else {                                                                                                         \
+        uint64_t colons = MASK(name, ':');                                                                             \
+        uint32_t colon;                                                                                                \
+        if (colons) {                                                                                                  \
+          colon = line + (uint32_t)__builtin_ctzll(colons);                                                            \
+        } else {                                                                                                       \
+          const uint8_t *found = memchr(name, ':', feed - line);                                                       \
+          colon = found ? (uint32_t)(found - data) : feed;                                                             \
+        }                                                                                                              \
+        uint32_t end = colon;                                                                                          \
+        while (end > line && (data[end - 1] == ' ' || data[end - 1] == '\t')) end--;                                   \
+        uint64_t within = end - line < 64 ? (1ull << (end - line)) - 1 : ~0ull;                                        \
+        if (colon >= feed || end == line || end - line > 0xffff || (MASK(name, ' ') & within)) {                       \
+          result = SCAN_BAD_LINE;                                                                                      \
+          break;                                                                                                       \
+        }                                                                                                              \
+        kind = (scan_kind){(uint16_t)(end - line), scan_name(name, end - line), 0};                                    \
+        value = colon + 1;                                                                                             \
+      }                                                                                                                \
+      int16_t *place = &lines[kind.id];                                                                                \
+      place[16] = (int16_t)n;                                                                                          \
+      if (place[0] < 0)                                                                                                \
+        place[0] = (int16_t)n;                                                                                         \
+      else                                                                                                             \
+        again |= 1u << kind.id;                                                                                        \
+      field->line = line;                                                                                              \
+      memcpy(&field->name_length, &kind, sizeof kind);                                                                 \
+      line = feed + 1;                                                                                                 \
+      if (data[value] == ' ' && data[value + 1] > ' ' && data[feed - 2] > ' ') { /* as nearly always: one space, no more */\
+        field->value = value + 1;                                                                                      \
+        field->value_length = feed - 2 - value;                                                                        \
+        field->end = line;                                                                                             \
+      } else {                                                                                                         \
+        field->value = value;                                                                                          \
+        scan_close(data, field, line);                                                                                 \
+      }                                                                                                                \
+      field++;                                                                                                         \
+      n++;                                                                                                             \
+    }                                                                                                                  \
+  end:                                                                                                                 \
+    if (folded) scan_close(data, &field[-1], field[-1].end);                                                           \
+    lines[HEADER_OTHER] = -1;                                                                                          \
+    *repeated = again;                                                                                                 \
+    *count = n;                                                                                                        \
+    *body = line;                                                                                                      \
+    return result;                                                                                                     \
   }
 
 typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, int, uint32_t *, int *, int16_t *,
-                             int16_t *, uint32_t *);
+                             uint32_t *);
 
-static inline uint32_t scan_mask_scalar(const uint8_t *p, uint8_t wanted) {
-  uint32_t mask = 0;
-  for (int i = 0; i < 32; i++) mask |= (uint32_t)(p[i] == wanted) << i;
+/* The masks: a bit for each of 64 octets that is the wanted one. */
+static inline uint64_t scan_mask_scalar(const uint8_t *p, uint8_t wanted) {
+  uint64_t mask = 0;
+  for (int i = 0; i < 64; i++) mask |= (uint64_t)(p[i] == wanted) << i;
   return mask;
 }
 SCAN_BODY(scan_scalar, , scan_mask_scalar)
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-static inline uint32_t scan_mask_sse2(const uint8_t *p, uint8_t wanted) {
+static inline uint64_t scan_mask_sse2(const uint8_t *p, uint8_t wanted) {
   __m128i w = _mm_set1_epi8((char)wanted);
-  uint32_t low = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), w));
-  uint32_t high = (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + 16)), w));
-  return low | high << 16;
+  uint64_t mask = 0;
+  for (int i = 0; i < 4; i++) {
+    __m128i same = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + 16 * i)), w);
+    mask |= (uint64_t)(uint32_t)_mm_movemask_epi8(same) << 16 * i;
+  }
+  return mask;
 }
 SCAN_BODY(scan_sse2, , scan_mask_sse2)
 
 #define SCAN_AVX2 __attribute__((target("avx2,bmi,popcnt")))
-SCAN_AVX2 static inline uint32_t scan_mask_avx2(const uint8_t *p, uint8_t wanted) {
-  return (uint32_t)_mm256_movemask_epi8(
-      _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)p), _mm256_set1_epi8((char)wanted)));
+SCAN_AVX2 static inline uint64_t scan_mask_avx2(const uint8_t *p, uint8_t wanted) {
+  __m256i w = _mm256_set1_epi8((char)wanted);
+  uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)p), w));
+  uint32_t high = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(p + 32)), w));
+  return low | (uint64_t)high << 32;
 }
 SCAN_BODY(scan_avx2, SCAN_AVX2, scan_mask_avx2)
 #endif

@@ -100,6 +100,7 @@ cdef struct AgentsView:      # [agents] of the configuration
     uint32_t max_expires
     uint32_t max_contacts
     uint32_t max_bindings
+    uint32_t gateway         # our number in the configuration, from 1
 
 cdef struct PlatformView:
     AgentsView agents

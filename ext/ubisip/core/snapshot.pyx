@@ -47,14 +47,12 @@ cdef void set_text(Text* out, str text) except *:
     memcpy(out.text, <char*>octets, out.length)
 
 
-cdef uint32_t source_hash(const Address* address) noexcept nogil:
-    cdef uint32_t word, mixed = address.port * 0x9E3779B1u
-    cdef int i
-    for i in range(4):
-        memcpy(&word, address.ip + 4 * i, 4)
-        mixed = (mixed ^ word) * 0x85EBCA6Bu
-        mixed ^= mixed >> 15
-    return mixed
+cdef inline uint32_t source_hash(const Address* address) noexcept nogil:
+    cdef uint64_t low, high
+    memcpy(&low, address.ip, 8)
+    memcpy(&high, address.ip + 8, 8)
+    low = (low ^ high ^ <uint64_t>address.port << 16) * <uint64_t>0x9E3779B97F4A7C15
+    return <uint32_t>(low >> 32)
 
 
 cdef int find_exact(const PlatformView* view, const Address* address) noexcept nogil:
@@ -306,6 +304,7 @@ cdef class Snapshot:
         self.view.record = record
         self.view.wall = <int64_t>(wall * 1e6)
         self.set_agents(config, credentials_complete)
+        self.view.agents.gateway = 1 + list(config.gateways).index(gateway)
         self.set_listeners(gateway)
         self.set_aliases(config)
         for peer in config.peers:

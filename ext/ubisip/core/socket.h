@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define BATCH 64
 
@@ -25,6 +26,7 @@ typedef struct {
   struct sockaddr_in6 name[BATCH]; /* large enough for sockaddr_in too */
   uint8_t *memory;
   uint32_t room;
+  int used; /* of the last reception, whose name lengths the kernel has written */
 } batch_t;
 
 static inline int batch_size(void) { return BATCH; }
@@ -42,6 +44,7 @@ static inline batch_t *batch_open(uint32_t room) {
     batch->message[i].msg_hdr.msg_iov = &batch->vector[i];
     batch->message[i].msg_hdr.msg_iovlen = 1;
     batch->message[i].msg_hdr.msg_name = &batch->name[i];
+    batch->message[i].msg_hdr.msg_namelen = sizeof batch->name[i];
     if (room) batch->vector[i] = (struct iovec){batch->memory + (size_t)i * room, room - 64};
   }
   return batch;
@@ -54,8 +57,10 @@ static inline void batch_close(batch_t *batch) {
 }
 
 static inline int batch_receive(batch_t *batch, int fd) {
-  for (int i = 0; i < BATCH; i++) batch->message[i].msg_hdr.msg_namelen = sizeof batch->name[i];
-  return recvmmsg(fd, batch->message, BATCH, MSG_DONTWAIT, NULL);
+  for (int i = 0; i < batch->used; i++) batch->message[i].msg_hdr.msg_namelen = sizeof batch->name[i];
+  int count = recvmmsg(fd, batch->message, BATCH, MSG_DONTWAIT, NULL);
+  batch->used = count < 0 ? 0 : count;
+  return count;
 }
 
 static inline uint8_t *batch_data(batch_t *batch, int i, uint32_t *size) {
@@ -134,9 +139,17 @@ static inline int watch(int epoll, int fd) {
   return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-static inline int wait_for(int epoll, int milliseconds) {
+/* Gives how many sockets have something. That `wake` was rung is taken note of here, before anybody looks for what it was
+ * rung for: a ring that comes late, for a letter that was seen already, must not wake us for ever. */
+static inline int wait_for(int epoll, int wake, int milliseconds) {
   struct epoll_event events[8];
-  return epoll_wait(epoll, events, 8, milliseconds);
+  int ready = epoll_wait(epoll, events, 8, milliseconds), sockets = 0;
+  for (int i = 0; i < ready; i++) {
+    uint64_t rings;
+    if (events[i].data.fd != wake) sockets++;
+    else if (read(wake, &rings, sizeof rings) < 0) continue; /* somebody else has: nothing to take note of */
+  }
+  return sockets;
 }
 
 static inline int event_open(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stretch of a datagram, and the one bounded cursor that walks it: nobody else does pointer arithmetic on input."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp
+from libc.string cimport memcmp
 
-from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is
+from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, find_either, find_octet
 
 
 cdef struct Span:
@@ -53,12 +53,6 @@ cdef inline uint32_t run(const uint8_t* data, uint32_t at, uint32_t end, uint8_t
     return at
 
 
-cdef inline uint32_t find_octet(const uint8_t* data, uint32_t at, uint32_t end, uint8_t wanted) noexcept nogil:
-    """The first *wanted* from *at* on; *end* when there is none."""
-    cdef const uint8_t* found = <const uint8_t*>memchr(data + at, wanted, end - at)
-    return end if found == NULL else <uint32_t>(found - data)
-
-
 cdef inline void skip_lws(Cursor* c) noexcept nogil:
     if c.at < c.end and character_is(c.data[c.at], CLASS_LWS):
         c.at = run(c.data, c.at, c.end, CLASS_LWS)
@@ -74,23 +68,27 @@ cdef inline Span take_class(Cursor* c, uint8_t class_bits) noexcept nogil:
 cdef inline bint take_quoted(Cursor* c) noexcept nogil:
     """A quoted-string, the cursor on its opening quote; False when it is not closed."""
     cdef uint32_t at = c.at + 1
-    while at < c.end:
-        if c.data[at] == 0x5C:  # backslash: quoted-pair
-            at += 1
-        elif c.data[at] == 0x22:
+    while True:
+        at = find_either(c.data, at, c.end, 0x22, 0x5C)
+        if at >= c.end:
+            c.at = c.end
+            return False
+        if c.data[at] == 0x22:
             c.at = at + 1
             return True
-        at += 1
-    c.at = c.end
-    return False
+        at += 2  # backslash: quoted-pair
 
 
 cdef inline bint take_number(Cursor* c, uint64_t most, uint64_t* value) noexcept nogil:
     """1*DIGIT not above most; False when there is no digit or it is more."""
     cdef uint32_t at = c.at
     cdef uint64_t number = 0
-    while at < c.end and 0x30 <= c.data[at] <= 0x39:
-        number = number * 10 + (c.data[at] - 0x30)
+    cdef uint8_t digit
+    while at < c.end:
+        digit = <uint8_t>(c.data[at] - 0x30)
+        if digit > 9:
+            break
+        number = number * 10 + digit
         if number > most:
             return False
         at += 1

@@ -35,16 +35,16 @@ static const uint8_t CHARACTER_CLASS[256] = {
 static inline uint32_t run_to_stop(const uint8_t *data, uint32_t at, uint32_t end) {
 #if defined(__SSE2__)
   for (; at < end; at += 16) {
+    /* All up to DQUOTE is looked at one by one, the three signs above it too: nearly always it is one of the class. */
     __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
     __m128i stops = _mm_or_si128(
-        _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8(';')), _mm_cmpeq_epi8(octets, _mm_set1_epi8(','))),
-                     _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('"')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('>')))),
-        _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8(' ')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('\t'))),
-                     _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('\r')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('\n')))));
-    uint32_t mask = (uint32_t)_mm_movemask_epi8(stops);
-    if (mask) {
-      at += (uint32_t)__builtin_ctz(mask);
-      return at < end ? at : end;
+        _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(octets, _mm_set1_epi8('"')), octets),
+                     _mm_cmpeq_epi8(octets, _mm_set1_epi8(';'))),
+        _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8(',')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('>'))));
+    for (uint32_t mask = (uint32_t)_mm_movemask_epi8(stops); mask; mask &= mask - 1) {
+      uint32_t found = at + (uint32_t)__builtin_ctz(mask);
+      if (found >= end) return end;
+      if (CHARACTER_CLASS[data[found]] & CLASS_STOP) return found;
     }
   }
   return end;
@@ -57,7 +57,7 @@ static inline uint32_t run_to_stop(const uint8_t *data, uint32_t at, uint32_t en
 /* The first octet from `at` on that may not stand in a URI, `end` when there is none; reads up to fifteen beyond `end`. */
 static inline uint32_t run_of_uri(const uint8_t *data, uint32_t at, uint32_t end) {
 #if defined(__SSE2__)
-  for (; at + 16 <= end; at += 16) {
+  for (; at < end; at += 16) {
     /* Letters, digits and most signs at once; what the two comparisons leave is looked at one by one. */
     __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
     __m128i odd = _mm_or_si128(
@@ -65,11 +65,67 @@ static inline uint32_t run_of_uri(const uint8_t *data, uint32_t at, uint32_t end
         _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('<')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('>'))),
                      _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('\\')),
                                   _mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('^')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('`'))))));
-    if (_mm_movemask_epi8(odd)) break;
+    for (uint32_t mask = (uint32_t)_mm_movemask_epi8(odd); mask; mask &= mask - 1) {
+      uint32_t found = at + (uint32_t)__builtin_ctz(mask);
+      if (found >= end) return end;
+      if (!(CHARACTER_CLASS[data[found]] & CLASS_URI)) return found;
+    }
   }
-#endif
+  return end;
+#else
   while (at < end && (CHARACTER_CLASS[data[at]] & CLASS_URI)) at++;
   return at;
+#endif
+}
+
+/* The first octet from `at` on that may not stand in a host name (CLASS_HOST), `end` when there is none; reads up to fifteen
+ * beyond `end`. */
+static inline uint32_t run_of_host(const uint8_t *data, uint32_t at, uint32_t end) {
+#if defined(__SSE2__)
+  for (; at < end; at += 16) {
+    __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
+    __m128i letter = _mm_sub_epi8(_mm_or_si128(octets, _mm_set1_epi8(0x20)), _mm_set1_epi8('a'));
+    __m128i digit = _mm_sub_epi8(octets, _mm_set1_epi8('0'));
+    __m128i good = _mm_or_si128(
+        _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(letter, _mm_set1_epi8(25)), letter),
+                     _mm_cmpeq_epi8(_mm_min_epu8(digit, _mm_set1_epi8(9)), digit)),
+        _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('.')), _mm_cmpeq_epi8(octets, _mm_set1_epi8('-'))),
+                     _mm_cmpeq_epi8(octets, _mm_set1_epi8('_'))));
+    uint32_t bad = (uint32_t)_mm_movemask_epi8(good) ^ 0xFFFF;
+    if (bad) {
+      at += (uint32_t)__builtin_ctz(bad);
+      return at < end ? at : end;
+    }
+  }
+  return end;
+#else
+  while (at < end && (CHARACTER_CLASS[data[at]] & CLASS_HOST)) at++;
+  return at;
+#endif
+}
+
+/* The first of either octet from `at` on, `end` when there is none; reads up to fifteen octets beyond `end`. */
+static inline uint32_t find_either(const uint8_t *data, uint32_t at, uint32_t end, uint8_t one, uint8_t other) {
+#if defined(__SSE2__)
+  for (; at < end; at += 16) {
+    __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
+    uint32_t found = (uint32_t)_mm_movemask_epi8(_mm_or_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8((char)one)),
+                                                              _mm_cmpeq_epi8(octets, _mm_set1_epi8((char)other))));
+    if (found) {
+      at += (uint32_t)__builtin_ctz(found);
+      return at < end ? at : end;
+    }
+  }
+  return end;
+#else
+  while (at < end && data[at] != one && data[at] != other) at++;
+  return at;
+#endif
+}
+
+/* The first `wanted` from `at` on, `end` when there is none; reads up to fifteen octets beyond `end`. */
+static inline uint32_t find_octet(const uint8_t *data, uint32_t at, uint32_t end, uint8_t wanted) {
+  return find_either(data, at, end, wanted, wanted);
 }
 
 /* Value of a lower-case hex digit; 255 for anything else. */

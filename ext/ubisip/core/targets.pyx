@@ -83,23 +83,27 @@ cdef bint looks_down(const PlatformView* view, int side) noexcept nogil:
 
 
 cdef double score(Targets* targets, const PlatformView* view, int slot, uint64_t call) noexcept nogil:
-    """The policy's opinion; the highest wins. Weighted rendezvous for hash, so only a lost server's share moves."""
+    """The opinion of a policy other than hash; the highest wins."""
     cdef const Destination* destination = &view.destinations[slot]
     cdef Load* load = &targets.load[slot]
-    cdef double lot = -log(fraction(mix(call ^ mix(destination.id))))
+    cdef double lot
     if view.policy == POLICY_LEAST_CALLS:
         # Equal loads are told apart by the rendezvous, a tiny part of a call.
+        lot = -log(fraction(mix(call ^ mix(destination.id))))
         return -(load.calls + SETUP_COST * load.setup + 1e-6 * lot) / destination.weight
     if view.policy == POLICY_ROUND_ROBIN:
         load.turn += destination.weight
         return load.turn
-    if view.policy == POLICY_HASH:
-        return -lot / destination.weight
     return log(fraction(mix(targets.random ^ mix(destination.id)))) / destination.weight
 
 
-cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, bint held, uint64_t call,
-                     const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
+cdef inline bint is_better(double lot, double weight, double than, double than_weight) noexcept nogil:
+    """POLICY_HASH: weighted rendezvous, so only a lost server's share moves; no logarithm between equal weights."""
+    return lot > than if weight == than_weight else log(lot) / weight > log(than) / than_weight
+
+
+cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint far, bint panic, bint held,
+                     uint64_t call, const uint64_t* tried, bint unlimited, int64_t now) noexcept nogil:
     cdef int slot, best = NOBODY
     cdef double value, best_value = 0, total = 0
     cdef bint full = False
@@ -117,6 +121,12 @@ cdef int choose_tier(Targets* targets, const PlatformView* view, int side, bint 
             full = True
             continue
         total += destination.weight
+        if view.policy == POLICY_HASH:
+            value = fraction(mix(call ^ mix(destination.id)))
+            if best == NOBODY or is_better(value, destination.weight, best_value, view.destinations[best].weight):
+                best = slot
+                best_value = value
+            continue
         value = score(targets, view, slot, call)
         if best == NOBODY or value > best_value:
             best = slot
@@ -219,9 +229,9 @@ cdef int call_ended(Targets* targets, uint64_t call) noexcept nogil:
 
 
 cdef void forget_old_calls(Targets* targets, int64_t now) noexcept nogil:
-    """Look at a few places for calls whose BYE never came; the whole table in some minutes."""
+    """Look at a few places for calls whose BYE never came; the whole table in less than an hour."""
     cdef uint32_t _i, seconds = <uint32_t>(now // 1000000)
-    for _i in range(1024):
+    for _i in range(256):
         targets.sweep = (targets.sweep + 1) & targets.call_mask
         if targets.calls[targets.sweep].key and seconds - targets.calls[targets.sweep].answered > CALL_LIFETIME:
             remove_call(targets, targets.sweep)

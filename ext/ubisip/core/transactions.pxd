@@ -95,7 +95,6 @@ cdef struct Transactions:
 
 cdef bint transactions_open(Transactions* table, uint32_t capacity, int64_t now) noexcept nogil
 cdef void transactions_close(Transactions* table) noexcept nogil
-cdef uint32_t find(const Transactions* table, const uint64_t* key) noexcept nogil
 cdef uint32_t create(Transactions* table, int machine, const uint64_t* key, int64_t now) noexcept nogil
 cdef void destroy(Transactions* table, uint32_t index) noexcept nogil
 cdef void adopt(Transactions* table, uint32_t server, uint32_t client) noexcept nogil
@@ -105,3 +104,13 @@ cdef uint32_t index_of(const Transactions* table, int64_t handle) noexcept nogil
 
 cdef Buffer* keep(Pool* pool, const uint8_t* data, uint32_t size) noexcept nogil
 cdef void release(Pool* pool, Buffer** buffer) noexcept nogil
+
+
+cdef inline uint32_t find(const Transactions* table, const uint64_t* key) noexcept nogil:
+    """Number of the transaction with this key; 0: none."""
+    cdef uint32_t index = table.buckets[<uint32_t>key[0] & table.mask]
+    while index:
+        if table.slab[index].key[0] == key[0] and table.slab[index].key[1] == key[1]:
+            return index
+        index = table.slab[index].chain
+    return 0

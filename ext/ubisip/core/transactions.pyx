@@ -131,16 +131,6 @@ cdef void transactions_close(Transactions* table) noexcept nogil:
     wheel_close(&table.wheel)
 
 
-cdef uint32_t find(const Transactions* table, const uint64_t* key) noexcept nogil:
-    """Number of the transaction with this key; 0: none."""
-    cdef uint32_t index = table.buckets[<uint32_t>key[0] & table.mask]
-    while index:
-        if table.slab[index].key[0] == key[0] and table.slab[index].key[1] == key[1]:
-            return index
-        index = table.slab[index].chain
-    return 0
-
-
 cdef uint32_t create(Transactions* table, int machine, const uint64_t* key, int64_t now) noexcept nogil:
     """A new transaction; 0: the bound on transactions is reached."""
     cdef uint32_t index = table.spare, generation

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RFC 3261 section 19.1: SIP URIs, read from a span on demand."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memset
+from libc.string cimport memset
 
 from ubisip.core.headers cimport read_host
 from ubisip.core.span cimport (
@@ -38,7 +38,6 @@ cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
     """Read *span*; False when it breaks the grammar. Of schemes other than sip and sips only the scheme is read."""
     cdef uint32_t colon = 0, at, end = span.at + span.length
     cdef uint64_t port = 0
-    cdef const uint8_t* sign
     cdef Cursor c
     memset(out, 0, sizeof(Uri))
     out.scheme = read_scheme(data, span, &colon)
@@ -56,16 +55,13 @@ cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
     if out.scheme == SCHEME_UNKNOWN:
         return True
     c = cursor(data, span_of(colon + 1, end))
-    sign = <const uint8_t*>memchr(data + c.at, 0x40, c.end - c.at)
-    if sign != NULL:
-        at = <uint32_t>(sign - data)
+    at = find_octet(data, c.at, end, 0x40)
+    if at != end:
         out.user = span_of(c.at, at)
         out.has_user = True
         if out.user.length == 0:
             return False
-        sign = <const uint8_t*>memchr(data + c.at, 0x3A, out.user.length)
-        if sign != NULL:
-            out.user.length = <uint32_t>(sign - data) - out.user.at
+        out.user.length = find_octet(data, c.at, at, 0x3A) - c.at
         c.at = at + 1
     if not read_host(&c, &out.host):
         return False
@@ -76,8 +72,7 @@ cdef bint parse_uri(const uint8_t* data, Span span, Uri* out) noexcept nogil:
     out.hostport = span_of(out.host.at, c.at)
     at = c.at
     if peek(&c) == 0x3B:
-        sign = <const uint8_t*>memchr(data + at, 0x3F, end - at)
-        c.at = end if sign == NULL else <uint32_t>(sign - data)
+        c.at = find_octet(data, at, end, 0x3F)
         out.parameters = span_of(at, c.at)
     if peek(&c) == 0x3F:
         out.headers = span_of(c.at, end)

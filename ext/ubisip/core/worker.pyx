@@ -14,8 +14,9 @@ import threading
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
 from ubisip.core.bindings cimport read_bindings
 from ubisip.core.engine cimport (
-    close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe, engine_restore,
-    engine_receive, engine_stream_closed, engine_swap, engine_transport_error, open_proxy, proxy_statistics,
+    close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe,
+    engine_receive, engine_restore, engine_stream_closed, engine_swap, engine_transport_error, open_proxy,
+    proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
@@ -44,7 +45,7 @@ cdef extern from "socket.h" nogil:
     int receive_errors(int fd, int on) noexcept
     int watch(int epoll, int fd) noexcept
     int epoll_open() noexcept
-    int wait_for(int epoll, int milliseconds) noexcept
+    int wait_for(int epoll, int wake, int milliseconds) noexcept
     int event_open() noexcept
     void sharp_timers() noexcept
 
@@ -52,7 +53,8 @@ cdef extern from "socket.h" nogil:
 cdef enum:
     MAILBOX = 8192           # letters on their way to the worker; a full box refuses, and the control thread says so
     BATCHES_A_TURN = 16      # datagrams of one socket before the timers and the other sockets have their turn
-    IDLE_TURNS = 3           # empty turns after which the worker sleeps in epoll instead of looking again
+    IDLE_TURNS = 1           # empty turns after which the worker sleeps in epoll instead of looking again
+    LATELY = 5000            # microseconds: datagrams that come so soon after others are let gather
     TURN_MOST = 500          # milliseconds: it shows that it lives at least twice a second
     ERRORS_A_TURN = 64
     LEISURE = 32             # turns that brought nothing but REGISTERs, after which these gather
@@ -111,6 +113,7 @@ cdef class Worker:
     cdef int wake            # control to worker: a letter is in the box
     cdef int tell            # worker to control: events wait
     cdef int64_t coalesce    # microseconds
+    cdef int64_t brought     # when a turn last brought datagrams
     cdef bint failed         # a send was told an error: the error queues have something
     cdef int64_t alive
     cdef int64_t busy
@@ -374,12 +377,14 @@ cdef class Worker:
             self.proxy.hurried = False
 
     cdef void sleep(self) noexcept nogil:
-        """Until a datagram, a letter or a timer."""
+        """Until a datagram, a letter or a timer; under load what comes behind the first datagram is waited for."""
         cdef int64_t due = engine_next_timer(self.proxy), wait = TURN_MOST
         if due >= 0:
             wait = min(wait, max(0, (due - clock() + 999) // 1000))
-        wait_for(self.epoll, <int>wait)
+        wait = wait_for(self.epoll, self.wake, <int>wait)
         self.caught_up = clock()
+        if wait > 0 and self.coalesce and self.caught_up - self.brought < LATELY:
+            self.gather()
 
     cdef void gather(self) noexcept nogil:
         """Under load, let datagrams gather: one wake and two system calls then serve a batch."""
@@ -392,10 +397,6 @@ cdef class Worker:
     cdef void open_letters(self, int64_t now) noexcept nogil:
         cdef uint32_t tail = load_acquire(&self.box_tail)
         cdef Letter* letter
-        cdef uint64_t count
-        if self.box_head == tail:
-            return
-        read(self.wake, &count, 8)
         while self.box_head != tail:
             letter = &self.box[self.box_head % MAILBOX]
             self.open_letter(letter, now)
@@ -462,6 +463,7 @@ cdef class Worker:
                 continue
             self.batches += 1
             self.received += count
+            self.brought = now
             total += count
             for i in range(count):
                 self.receive_one(i, listener, now)

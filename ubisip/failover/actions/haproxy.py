@@ -155,7 +155,7 @@ class HaproxyAction:
 
     async def _now_serving(self, step: Step, context: Context) -> list[str]:
         """The members that the first HAProxy to answer sends clients to; asked only where it matters."""
-        if step.arguments["serve"] != "first":
+        if step.arguments["serve"] == "primary":
             return []
         for where in self._parameters.sockets:
             try:
@@ -189,6 +189,8 @@ class HaproxyAction:
             return {self._parameters.server: Want("ready", address=self._address(names[0], context))}
         wants = {}
         for one in context.situation.members:
+            if one.target.name in step.arguments["unknown"]:
+                continue
             state = "ready" if one.target.name in names else self._parameters.remove
             percent = self._percent(one.state) if step.arguments["serve"] == "all" else None
             wants[self._server(one.target.name)] = Want(state, percent if state == "ready" else None)

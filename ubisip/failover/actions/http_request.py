@@ -34,6 +34,7 @@ class HttpRequestParameters:
     url: Annotated[str, REQUIRED] = ""
     """Does it. It may be called twice with the same Idempotency-Key and must then have the effect of once."""
     method: Literal["POST", "PUT", "PATCH", "DELETE"] = "POST"
+    """Of the request that does it, and of the one that undoes it."""
     verify_url: str = ""
     """Asked after (GET), until it answers 200 to 299; empty: the answer to the request suffices."""
     undo_url: str = ""

@@ -18,16 +18,19 @@ class RejoinAction(MariadbAction):
     """See the module."""
 
     KINDS = MappingProxyType({"quiet": Quiet(), "join": Join()})
+    LEAVES_PRIMARY = True
 
     def plan(self, situation: Situation, before: Sequence[Step]) -> Sequence[Step] | Refusal:
         """See :class:`ubisip.failover.action.Action`."""
         primary = primary_of(situation.members)
         if situation.verdict != OLD_PRIMARY_RETURNED or primary is None:
             return Refusal((f"nobody has come back: the verdict is {situation.verdict}", *situation.why))
-        return [step for name in situation.accused for step in self._steps(situation.member(name), primary)]
+        one_site = len({one.target.site for one in situation.members}) == 1
+        backs = [situation.member(name) for name in situation.accused]
+        return [step for back in backs for step in self._steps(back, primary, one_site)]
 
-    def _steps(self, back: MemberView, primary: MemberView) -> list[Step]:
-        acker = back.target.site != primary.target.site
+    def _steps(self, back: MemberView, primary: MemberView, one_site: bool) -> list[Step]:
+        acker = one_site or back.target.site != primary.target.site
         arguments = MappingProxyType({PRIMARY: primary.target.name, "acker": acker})
         deadline = self.setting.parameters.catch_up
         return [

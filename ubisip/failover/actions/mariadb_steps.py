@@ -2,7 +2,8 @@
 """The steps that the MariaDB actions are made of; each can be repeated, and undone up to the point of no return.
 
 Who is promoted is known only when the positions are frozen: steps name the member that is expected, and what is then
-done goes by what the step ``freeze`` or ``close`` has told: ``candidate``, ``received``, ``followers``, ``ackers``.
+done goes by what the step ``freeze`` or ``close`` has told: ``candidate``, ``received``, ``followers``, ``ackers``,
+``reign``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Annotated, Any, Protocol
 from ubisip.failover import mariadb
 from ubisip.failover.action import PRIMARY, ActionError, Check, Context, MemberView, Situation, Step
 from ubisip.failover.candidate import Choice, NoChoice, ackers_for, choose
-from ubisip.failover.database import own_transactions, speaks
+from ubisip.failover.database import fact, own_transactions, primary_of, speaks
 from ubisip.failover.mariadb import Source, recalled
+from ubisip.health.mariadb import session
 from ubisip.health.probe import Target
 from ubisip.parameters import read_parameters, read_secret
 from ubisip.schema import Between
@@ -75,6 +77,8 @@ class MariadbAction:
     """What the MariaDB actions have in common; each says what it plans and of which steps."""
 
     KINDS: Mapping[str, StepKind] = MappingProxyType({})
+    LEAVES_PRIMARY = False
+    """What it does is right only as long as the primary that it was planned for is the primary."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         """:raises ValueError: a parameter that it does not know, or a file that cannot be read."""
@@ -84,10 +88,12 @@ class MariadbAction:
 
     async def precheck(self, step: Step, context: Context) -> Check:
         """Whether our epoch may still act: all members that are reached are claimed for it, once for a plan."""
+        if not context.epoch:
+            return Check(False, "without the lease nothing is done to a database")
         if self._claimed != (context.plan, context.epoch):
             await mariadb.claim([one.target for one in context.situation.members if speaks(one)], context.epoch)
             self._claimed = (context.plan, context.epoch)
-        return FINE
+        return await still_primary(str(step.arguments[PRIMARY]), context) if self.LEAVES_PRIMARY else FINE
 
     async def apply(self, step: Step, context: Context) -> Mapping[str, Any]:
         """See :class:`ubisip.failover.action.Action`."""
@@ -105,6 +111,15 @@ class MariadbAction:
         """Connections do not outlive a step."""
 
 
+async def still_primary(name: str, context: Context) -> Check:
+    """Whether *name* is the rightful primary at this moment: a plan is made from facts that may be seconds old, which
+    is long just after a promotion."""
+    serving = primary_of(await mariadb.look_all([one for one in context.situation.members if speaks(one)], 2.0))
+    if serving is not None and serving.target.name == name:
+        return FINE
+    return Check(False, f"{name} is not primary: {serving.target.name if serving else 'nobody'} is")
+
+
 def find(situation: Situation, name: str) -> MemberView | None:
     """The member of this name; None: it has none, or the plan is about nobody."""
     return next((one for one in situation.members if one.target.name == name), None)
@@ -120,9 +135,10 @@ def target_of(name: str, context: Context) -> Target:
     return context.situation.member(name).target
 
 
-def by_choice(choice: Choice) -> dict[str, Any]:
-    """A choice as what later steps recall."""
+def by_choice(choice: Choice, members: Sequence[MemberView]) -> dict[str, Any]:
+    """A choice as what later steps recall; *members* as they are seen now."""
     return {
+        "reign": 1 + max(fact(one, "reign", 0) for one in members),
         "candidate": choice.name,
         "received": choice.received,
         "ackers": choice.ackers,
@@ -196,10 +212,13 @@ class Freeze:
         ]
         if running:
             raise ActionError(f"{' and '.join(running)} cannot be stopped from receiving", retry=True)
+        serving = primary_of(members)
+        if serving is not None:
+            raise ActionError(f"{serving.target.name} is writable and the rightful primary: nobody takes its place")
         choice = choose(members, find_in(members, lost), context.situation.wanted)
         if isinstance(choice, NoChoice):
             raise ActionError("; ".join(choice.reasons))
-        return by_choice(choice)
+        return by_choice(choice, members)
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
         return FINE  # apply has looked at each of them over a new connection
@@ -255,8 +274,9 @@ class Repoint:
             return_exceptions=True,
         )
         left = {name: str(it) for name, it in zip(names, outcomes, strict=True) if isinstance(it, BaseException)}
-        if ackers and not await self._attached(source.target):
-            await self._stand_in([name for name in names if name not in ackers and name not in left], context)
+        if not ackers or not await self._attached(source.target):
+            others = [name for name in names if name not in ackers and name not in left]
+            await self._stand_in(source.target, others, context)
         return {"left": left}
 
     @staticmethod
@@ -269,17 +289,19 @@ class Repoint:
         return True
 
     @staticmethod
-    async def _stand_in(names: Sequence[str], context: Context) -> None:
-        """Those that should acknowledge do not come: the others do for now, or no write would ever be acknowledged."""
+    async def _stand_in(source: Target, names: Sequence[str], context: Context) -> None:
+        """Those that should acknowledge do not come: the others do for now; where there are none, the last one that is
+        left acknowledges alone. Else no write would ever be acknowledged."""
+        if not names:
+            await mariadb.set_waiting(source, waits=False, epoch=context.epoch)
         await asyncio.gather(
             *(mariadb.set_acker(target_of(name, context), acker=True, epoch=context.epoch) for name in names)
         )
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
-        if not recalled(context, "ackers"):
-            return FINE
         facts = await mariadb.facts_of(target_of(recalled(context, "candidate"), context))
-        return FINE if facts["ackers"] > 0 else Check(False, "no acknowledging replica is attached yet")
+        ok = facts["ackers"] > 0 or not facts["semisync_primary"]
+        return FINE if ok else Check(False, "no acknowledging replica is attached yet")
 
     async def compensate(self, step: Step, context: Context, setting: Setting) -> None:
         names = recalled(context, "followers")
@@ -287,10 +309,11 @@ class Repoint:
 
 
 async def follow_again(name: str, context: Context, setting: Setting) -> None:
-    """*name* replicates again from whom it did when the plan was made."""
+    """*name* replicates again from whom it did when the plan was made, or from nobody."""
     one = context.situation.member(name)
     before = str(one.facts["source"])
     if not before:
+        await mariadb.become_source(one.target, context.epoch, waits=one.facts["semisync_primary"])
         return
     known = [it.target for it in context.situation.members if it.target.address == before]
     source = known[0] if known else Target(one.target.tier, before, "", before, one.target.user, one.target.password)
@@ -313,7 +336,7 @@ class Close:
         candidate = next(one for one in others if one.target.name == choice.name)
         followers = [old, *(one for one in others if one.target.name in choice.followers)]
         return {
-            **by_choice(choice),
+            **by_choice(choice, members),
             "received": old.facts["binlog_pos"],
             "followers": tuple(one.target.name for one in followers),
             "ackers": ackers_for(candidate, followers),
@@ -324,6 +347,9 @@ class Close:
         return FINE if facts["read_only"] else Check(False, "it is still writable")
 
     async def compensate(self, step: Step, context: Context, setting: Setting) -> None:
+        serving = primary_of(await mariadb.look_all([one for one in context.situation.members if speaks(one)]))
+        if serving is not None and serving.target.name != step.target:
+            raise ActionError(f"{serving.target.name} is primary by now: {step.target} stays closed")
         await mariadb.open_for_writes(target_of(step.target, context), context.epoch)
 
 
@@ -357,12 +383,13 @@ class Reign(Nothing):
 
     async def apply(self, step: Step, context: Context, setting: Setting) -> Mapping[str, Any]:
         name = recalled(context, "candidate")
-        await mariadb.write_reign(target_of(name, context), context.epoch)
+        await mariadb.write_reign(target_of(name, context), recalled(context, "reign"), context.epoch)
         return {PRIMARY: name}
 
     async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
         facts = await mariadb.facts_of(target_of(recalled(context, "candidate"), context))
-        return FINE if facts["reign"] == context.epoch else Check(False, f"its reign is {facts['reign']}")
+        wanted = recalled(context, "reign")
+        return FINE if facts["reign"] == wanted else Check(False, f"its reign is {facts['reign']}, not {wanted}")
 
 
 class Quiet(Nothing):
@@ -429,3 +456,33 @@ class Acker(Nothing):
         acker, attached = bool(step.arguments["acker"]), bool(step.arguments.get("attached", False))
         ok = facts["acker"] == acker and (not attached or facts["io"] == "Yes")
         return FINE if ok else Check(False, "it is not attached yet")
+
+
+class Release(Nothing):
+    """Writes that no acknowledgement can reach any more end, so that those after them can be acknowledged."""
+
+    async def apply(self, step: Step, context: Context, setting: Setting) -> Mapping[str, Any]:
+        await mariadb.release(target_of(step.target, context), context.epoch)
+        return {}
+
+    async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
+        target = target_of(step.target, context)
+        async with mariadb.told(target), session(target, mariadb.PATIENCE) as opened:
+            left = await mariadb.stuck(opened)
+        if not left:
+            return FINE
+        await mariadb.release(target, context.epoch)
+        return Check(False, f"{len(left)} writes still wait")
+
+
+class Waiting(Nothing):
+    """A primary acknowledges writes only once a replica has, or alone for as long as it is the only one."""
+
+    async def apply(self, step: Step, context: Context, setting: Setting) -> Mapping[str, Any]:
+        waits = bool(step.arguments["waits"])
+        await mariadb.set_waiting(target_of(step.target, context), waits=waits, epoch=context.epoch)
+        return {}
+
+    async def verify(self, step: Step, context: Context, setting: Setting) -> Check:
+        facts = await mariadb.facts_of(target_of(step.target, context))
+        return FINE if facts["semisync_primary"] == step.arguments["waits"] else Check(False, "it is not so yet")

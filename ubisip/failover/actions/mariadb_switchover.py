@@ -6,9 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from ubisip.failover.action import MemberView, Proof, Refusal, Situation, Step
+from ubisip.failover.action import Check, Context, MemberView, Proof, Refusal, Situation, Step
 from ubisip.failover.actions.mariadb_promote import takeover
-from ubisip.failover.actions.mariadb_steps import CatchUp, Close, MariadbAction, Open, Promote, Reign, Repoint
+from ubisip.failover.actions.mariadb_steps import (
+    CatchUp,
+    Close,
+    MariadbAction,
+    Open,
+    Promote,
+    Reign,
+    Repoint,
+    still_primary,
+)
 from ubisip.failover.candidate import NoChoice, choose
 from ubisip.failover.database import follows, primary_of
 
@@ -26,6 +35,11 @@ class SwitchoverAction(MariadbAction):
             "reign": Reign(),
         }
     )
+
+    async def precheck(self, step: Step, context: Context) -> Check:
+        """See :class:`ubisip.failover.action.Action`."""
+        check = await super().precheck(step, context)
+        return await still_primary(step.target, context) if check.ok and step.do == "close" else check
 
     def plan(self, situation: Situation, before: Sequence[Step]) -> Sequence[Step] | Refusal:
         """See :class:`ubisip.failover.action.Action`."""

@@ -23,7 +23,10 @@ ABLE = frozenset({State.UP, State.DEGRADED, State.FALLING})
 
 
 def arguments_for(situation: Situation, before: Sequence[Step], serve: Serve) -> dict[str, Any] | Refusal:
-    """What is known of whom to serve by: ``serve``, ``able``, ``primary`` (empty: a step before will tell)."""
+    """What is known of whom to serve by: ``serve``, ``able``, ``unknown``, ``primary`` (empty: a step before tells).
+
+    Who is unknown because it does not let us look stays as it is; while one has not been asked yet, nothing is done.
+    """
     how = serve if serve != "auto" else "primary" if situation.kind in WITH_PRIMARY else "all"
     able = [one.target.name for one in situation.members if can_serve(one, situation)]
     if situation.wanted:
@@ -32,11 +35,14 @@ def arguments_for(situation: Situation, before: Sequence[Step], serve: Serve) ->
         primary = _promised(situation, before) or _own_primary(situation, able)
         if not primary and not before:
             return Refusal((f"no member of {situation.tier} is known to be primary",))
-        return {"serve": how, "primary": primary, "able": able}
+        return {"serve": how, "primary": primary, "able": able, "unknown": []}
+    unknown = [one for one in situation.members if one.state is State.UNKNOWN]
+    if waiting := [one.target.name for one in unknown if not one.problem]:
+        return Refusal((f"nothing is known yet of {', '.join(waiting)}",))
     if not able:
         # Whoever sends clients nowhere gains nothing: the last choice stands, as some of them may still get through.
         return Refusal((f"no member of {situation.tier} can serve",))
-    return {"serve": how, "primary": "", "able": able}
+    return {"serve": how, "primary": "", "able": able, "unknown": [one.target.name for one in unknown]}
 
 
 def can_serve(one: MemberView, situation: Situation) -> bool:
@@ -70,9 +76,9 @@ def serving(step: Step, context: Context, now_serving: Collection[str], failback
     if arguments["serve"] == "primary":
         return [_told(step, context)]
     able = list(arguments["able"])
+    stays = [name for name in (*able, *arguments["unknown"]) if name in now_serving]
     if arguments["serve"] == "all":
-        return able
-    stays = [name for name in able if name in now_serving]
+        return [*able, *(name for name in stays if name not in able)]
     leaves = context.situation.wanted or context.situation.request == "failback"
     return stays[:1] if stays and not failback and not leaves else able[:1]
 

@@ -2,7 +2,7 @@
 """Sink ``amqp``: the notice as JSON to an exchange, confirmed by the broker; kept on disk while there is none.
 
 A notice is delivered once it is confirmed or stands in the outbox. What stands there is sent in its order as soon as
-the broker confirms again; each message keeps its identity, so that who reads it twice can tell.
+the broker confirms again. One whose confirmation was lost is sent again under the same identity: readers can tell.
 """
 
 from __future__ import annotations

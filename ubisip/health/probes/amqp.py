@@ -7,13 +7,15 @@ that no queue wants is published, and its confirmation awaited.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aio_pika
 import aiormq.exceptions
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from ubisip.address import split_address
 from ubisip.health.asking import PROTOCOL, ask, failed, of_error, passed, short, unclear, warned
@@ -25,6 +27,8 @@ AMQP_PORT = 5672
 AMQPS_PORT = 5671
 NOWHERE = "ubisip.probe"
 """Routing key that no queue has: the broker confirms such a message and drops it."""
+FAREWELL = 0.2
+"""Seconds for the end of a session."""
 PATIENCE = 0.6
 """Part of the time-out that a confirmation may take: then there is time left to say that publishers are blocked."""
 
@@ -40,6 +44,7 @@ class AmqpParameters:
     queues: Mapping[str, int] = field(default_factory=nothing)
     """Queues that must exist, each with the messages from which it is a warning."""
     tls: bool = False
+    """Whether the connection is encrypted; the certificate is verified then."""
     ca_file: str = ""
     """PEM file of the authorities that are trusted; empty: those of the system."""
 
@@ -63,7 +68,7 @@ class AmqpProbe:
             return of_amqp_error(error)
         finally:
             if connection is not None:
-                await connection.close()
+                await _end(connection)
 
     async def _connected(self, target: Target, timeout: float) -> AbstractConnection:
         host, port = split_address(target.address, AMQPS_PORT if self._tls else AMQP_PORT)
@@ -81,15 +86,31 @@ class AmqpProbe:
         facts = {"queues": depths}
         try:
             if self._parameters.publish:
-                message = aio_pika.Message(b"", app_id="ubisip")
-                await channel.default_exchange.publish(message, NOWHERE, mandatory=False, timeout=timeout * PATIENCE)
+                await self._publish(channel, timeout * PATIENCE)
         except TimeoutError:
             return failed("amqp.blocked", facts, "it takes no messages: a memory or disk alarm")
         long = [name for name, depth in depths.items() if depth > self._parameters.queues[name]]
         return warned("amqp.queue", facts, f"too many messages wait in {', '.join(long)}") if long else passed(facts)
 
+    async def _publish(self, channel: AbstractChannel, timeout: float) -> None:
+        """Two messages: under an alarm RabbitMQ still confirms the first that a session publishes, then reads no more.
+
+        :raises TimeoutError: they are not confirmed.
+        """
+        async with asyncio.timeout(timeout):
+            for _ in range(2):
+                message = aio_pika.Message(b"", app_id="ubisip")
+                await channel.default_exchange.publish(message, NOWHERE, mandatory=False)
+
     async def close(self) -> None:
         """It keeps no connections."""
+
+
+async def _end(connection: AbstractConnection) -> None:
+    """Close it politely; a broker that reads nothing from us does not answer even that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FAREWELL):
+            await connection.close()
 
 
 def of_amqp_error(error: Exception) -> Finding:
@@ -98,7 +119,7 @@ def of_amqp_error(error: Exception) -> Finding:
         case aiormq.exceptions.AuthenticationError() | aiormq.exceptions.ProbableAuthenticationError():
             return unclear("amqp.auth", f"the broker does not let us in: {short(error)}")
         case aiormq.exceptions.InvalidFrameError() if "Connection.Close" in str(error):
-            return unclear("amqp.rights", "the broker closes the session: no such virtual host, or no right to it")
+            return unclear("amqp.rights", "the broker ends the session: no such virtual host, or no right to enter it")
         case aiormq.exceptions.ChannelAccessRefused() | aiormq.exceptions.ConnectionNotAllowed():
             return unclear("amqp.rights", f"the broker does not let us look: {short(error)}")
         case aiormq.exceptions.ChannelNotFoundEntity():

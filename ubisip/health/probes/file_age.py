@@ -40,9 +40,20 @@ class FileAgeProbe:
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._parameters = read_parameters(FileAgeParameters, parameters)
+        self._looking: set[str] = set()
+        """Patterns that a thread is still busy with: a file system that hangs must not take all threads there are."""
 
     async def check(self, target: Target, timeout: float) -> Finding:
-        return await ask(asyncio.to_thread(self._look, target.address), timeout)
+        if target.address in self._looking:
+            return unclear("file.hangs", "the file system has not answered the last question yet")
+        self._looking.add(target.address)
+        return await ask(asyncio.to_thread(self._looked, target.address), timeout)
+
+    def _looked(self, pattern: str) -> Finding:
+        try:
+            return self._look(pattern)
+        finally:
+            self._looking.discard(pattern)
 
     def _look(self, pattern: str) -> Finding:
         found = list(itertools.islice(_files(pattern), MAX_FILES + 1))

@@ -29,6 +29,7 @@ class HttpParameters:
     path: str = ""
     """Path and query, added to the member's address; empty: the address as it is."""
     method: Literal["GET", "HEAD", "OPTIONS", "POST"] = "GET"
+    """With HEAD there is no body to look into."""
     host: str = ""
     """The Host header; empty: the host of the address."""
     request_headers: Mapping[str, str] = field(default_factory=nothing)

@@ -32,7 +32,8 @@ VARIABLES = """SELECT @@version AS version, @@server_id AS server_id, @@gtid_dom
     @@global.rpl_semi_sync_master_wait_point AS wait_point,
     @@global.rpl_semi_sync_slave_enabled AS acker"""
 STATUS = """SHOW GLOBAL STATUS WHERE Variable_name IN ('Uptime', 'Rpl_semi_sync_master_status',
-    'Rpl_semi_sync_master_clients', 'Rpl_semi_sync_master_wait_sessions', 'Slave_heartbeat_period')"""
+    'Rpl_semi_sync_master_clients', 'Rpl_semi_sync_master_yes_tx',
+    'Rpl_semi_sync_master_wait_sessions', 'Slave_heartbeat_period')"""
 CLAIM = "SELECT epoch FROM ubisip.claim WHERE id = 1"
 REIGN = "SELECT reign, primary_name FROM ubisip.reign WHERE id = 1"
 FLAGS = ("read_only", "log_bin", "log_slave_updates", "gtid_strict", "semisync_primary", "acker")
@@ -60,6 +61,7 @@ class MariadbProbe:
         self._lag = read_parameters(MariadbParameters, parameters).lag
         self._clock = clock
         self._moved: dict[str, tuple[tuple[object, ...], float]] = {}
+        self._acknowledged: dict[str, tuple[int, float]] = {}
         self._met: dict[str, tuple[str, int]] = {}
 
     async def check(self, target: Target, timeout: float) -> Finding:
@@ -72,6 +74,7 @@ class MariadbProbe:
             return _failed(error, self._clock() - began)
         facts["stream_silence"] = self._silence(target.name, facts)
         facts["source_id"] = self._source_id(target.name, facts)
+        facts["waiting_for"] = self._waiting_for(target.name, facts)
         return self._judged(facts, began)
 
     async def close(self) -> None:
@@ -84,6 +87,16 @@ class MariadbProbe:
         if name not in self._moved or self._moved[name][0] != counters:
             self._moved[name] = (counters, now)
         return now - self._moved[name][1]
+
+    def _waiting_for(self, name: str, facts: Mapping[str, Any]) -> float:
+        """Seconds in which writes have waited and none was acknowledged. Not asked of the process list: reading it
+        every half second has crashed a server whose sessions were ending."""
+        now = self._clock()
+        known, since = self._acknowledged.get(name, (-1, now))
+        if not facts["waiting"] or known != facts["acknowledged"]:
+            self._acknowledged[name] = (facts["acknowledged"], now)
+            return 0.0
+        return now - since
 
     def _source_id(self, name: str, facts: Mapping[str, Any]) -> int:
         """The server id of its source, remembered from when it was connected there; 0: not known."""
@@ -115,6 +128,7 @@ async def read_facts(opened: Session) -> dict[str, Any]:
     facts["missing"] = missing
     facts.update(_replication(await opened.rows("SHOW ALL SLAVES STATUS") if "SLAVE MONITOR" not in missing else []))
     facts.update(_status({row["Variable_name"]: row["Value"] for row in await opened.rows(STATUS)}))
+    facts["waiting_for"] = 0.0
     facts["attached"] = await _attached(opened) if "REPLICATION MASTER ADMIN" not in missing else ()
     facts.update(await _marks(opened) if not missing else NO_MARKS)
     facts["role"] = "replica" if facts["source"] else "alone" if facts["read_only"] else "primary"
@@ -146,6 +160,7 @@ def _status(values: Mapping[str, str]) -> dict[str, Any]:
         "uptime": int(values.get("Uptime", 0)),
         "semisync_active": values.get("Rpl_semi_sync_master_status") == "ON",
         "ackers": int(values.get("Rpl_semi_sync_master_clients", 0)),
+        "acknowledged": int(values.get("Rpl_semi_sync_master_yes_tx", 0)),
         "waiting": int(values.get("Rpl_semi_sync_master_wait_sessions", 0)),
         "heartbeat_period": float(values.get("Slave_heartbeat_period", 0.0)),
     }

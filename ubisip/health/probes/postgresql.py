@@ -52,6 +52,7 @@ class PostgresqlParameters:
     max_lag: Annotated[float, Between(0, 86_400)] = 10.0
     """Seconds; a standby that is further behind is a warning."""
     tls: Literal["off", "on", "unverified"] = "off"
+    """Whether the connection is encrypted, and the certificate verified."""
     ca_file: str = ""
     """PEM file of the authorities that are trusted; empty: those of the system."""
 

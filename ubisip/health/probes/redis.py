@@ -32,6 +32,7 @@ class RedisParameters:
     min_replicas: Annotated[int, Between(0, 100)] = 0
     """Replicas that a primary must have; fewer are a warning."""
     tls: bool = False
+    """Whether the connection is encrypted; the certificate is verified then."""
     ca_file: str = ""
     """PEM file of the authorities that are trusted; empty: those of the system."""
 
