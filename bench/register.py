@@ -164,13 +164,13 @@ def summary(rounds: Sequence[dict[str, Measure]]) -> dict[str, Any]:
 # --- memory and replay
 
 
-def storm(count: int, directory: Path, within: float) -> None:
-    """Let *count* phones register.
+def storm(count: int, directory: Path, within: float, *more: str) -> None:
+    """Let *count* phones register; *more* are options of ubisip.lab.storm.
 
     :raises RuntimeError: not all are.
     """
     command = [sys.executable, "-m", "ubisip.lab.storm", f"{sipp.GATEWAY}:{sipp.PORT}", "--hosts", sipp.CALLER]
-    command += ["--phones", str(count), "--within", str(within), "--limit", str(within * 4 + 60)]
+    command += ["--phones", str(count), "--within", str(within), "--limit", str(within * 4 + 60), *more]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=directory)
     if run.returncode:
         raise RuntimeError(f"not all phones are registered: {run.stdout}{run.stderr[-1000:]}")
@@ -185,15 +185,21 @@ def _lab_users(directory: Path, count: int) -> Path:
 def memory(count: int) -> dict[str, float]:
     """Octets that one gateway grows by for each of *count* phones: binding, credentials, files' buffers.
 
+    Of phones as in the scenario, and of those with ``+sip.instance`` and ``reg-id``.
+
     :raises RuntimeError: not all phones were registered.
     """
-    with tempfile.TemporaryDirectory(prefix="register-") as work:
-        few, all_ = (_held(Path(work), users, phones) for users, phones in ((1, 0), (count, count)))
-    return {"bindings": count, "octets_a_binding": (all_ - few) / count}
+    none, plain, flows = _held(1, 0), _held(count, count, "--plain"), _held(count, count)
+    return {"bindings": count, "octets_a_binding": (plain - none) / count, "octets_a_flow": (flows - none) / count}
 
 
-def _held(directory: Path, users: int, phones: int) -> float:
+def _held(users: int, phones: int, *more: str) -> float:
     """Octets held by a gateway that knows so many users and has as many phones, at rest."""
+    with tempfile.TemporaryDirectory(prefix="register-") as work:
+        return _held_in(Path(work), users, phones, *more)
+
+
+def _held_in(directory: Path, users: int, phones: int, *more: str) -> float:
     section = AGENTS.format(domain=LAB_DOMAIN, users=_lab_users(directory, users), mirror="off")
     command = gateway(Place(directory, servers=NOBODY), section)
     at = (sipp.GATEWAY, sipp.PORT)
@@ -201,7 +207,7 @@ def _held(directory: Path, users: int, phones: int) -> float:
     try:
         time.sleep(SETTLE)
         if phones:
-            storm(phones, directory, phones / 1500)
+            storm(phones, directory, phones / 1500, *more)
             time.sleep(SETTLE)
         return processes.memory_mib(running.pid) * 2**20
     finally:

@@ -112,6 +112,7 @@ def register_section(results: Mapping[str, Any]) -> str:
     memory, replay = results["memory"], results["replay"]
     kept = [
         [f"memory a binding, octets, with {memory['bindings']:,}", _number(memory["octets_a_binding"])],
+        ["the same of phones with +sip.instance and reg-id", _number(memory["octets_a_flow"])],
         [f"seconds of a replay to an empty server, {replay['bindings']:,} bindings", f"{replay['seconds']:.1f}"],
     ]
     text = REGISTER.format(**results["load"], rounds=len(results["rounds"]), picture=AGENTS_PICTURE.name)

@@ -69,13 +69,23 @@ class Storm:
     """*count* phones, the first named ``agent1``, that begin in equal steps over *within* seconds."""
 
     def __init__(
-        self, gateway: Address, hosts: Sequence[str], count: int, within: float, *, expires: int = 3600, seed: int = 0
+        self,
+        gateway: Address,
+        hosts: Sequence[str],
+        count: int,
+        within: float,
+        *,
+        plain: bool = False,
+        expires: int = 3600,
+        seed: int = 0,
     ) -> None:
+        """*plain*: they know nothing of RFC 5626."""
         self.outcome = Outcome(count)
         self._gateway = gateway
         self._hosts = hosts
         self._count = count
         self._within = within
+        self._plain = plain
         self._expires = expires
         self._random = random.Random(f"{seed} storm")
         self._sockets: list[UdpSocket] = []
@@ -136,13 +146,13 @@ class Storm:
     def _request(self, number: int, cseq: int, source: Address, nonce: str) -> bytes:
         user, (host, port) = f"agent{number}", source
         credentials = _credentials(user, nonce) if nonce else ""
-        flow = f'reg-id=1;+sip.instance="<urn:uuid:00000000-0000-4000-8000-{number:012}>"'
+        flow = "" if self._plain else f';reg-id=1;+sip.instance="<urn:uuid:00000000-0000-4000-8000-{number:012}>"'
         return (
             f"REGISTER sip:{DOMAIN} SIP/2.0\r\n"
             f"Via: SIP/2.0/UDP {host}:{port};branch=z9hG4bKs{number}-{cseq};rport\r\n"
             f"Max-Forwards: 70\r\nFrom: <sip:{user}@{DOMAIN}>;tag={number}\r\nTo: <sip:{user}@{DOMAIN}>\r\n"
             f"Call-ID: s-{number}\r\nCSeq: {cseq} REGISTER\r\n"
-            f"Contact: <sip:{user}@{host}:{port}>;{flow}\r\n{credentials}"
+            f"Contact: <sip:{user}@{host}:{port}>{flow}\r\n{credentials}"
             f"Expires: {self._expires}\r\nSupported: path, outbound\r\nUser-Agent: storm\r\n"
             "Content-Length: 0\r\n\r\n"
         ).encode()
@@ -223,10 +233,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--within", type=float, default=5.0, help="seconds over which they begin (5)")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds after which it ends anyway (120)")
     parser.add_argument("--hosts", default="127.0.0.1", help="addresses of the phones, by commas (127.0.0.1)")
+    parser.add_argument("--plain", action="store_true", help="phones without +sip.instance and reg-id")
     parser.add_argument("--expires", type=int, default=3600)
     args = parser.parse_args(words)
     host, _, port = args.gateway.partition(":")
-    storm = Storm((host, int(port)), args.hosts.split(","), args.phones, args.within, expires=args.expires)
+    hosts = args.hosts.split(",")
+    storm = Storm((host, int(port)), hosts, args.phones, args.within, plain=args.plain, expires=args.expires)
     outcome = uvloop.run(storm.run(args.limit))
     print(json.dumps(asdict(outcome)), flush=True)
     return int(outcome.registered < outcome.phones)
