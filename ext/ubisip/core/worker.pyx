@@ -59,8 +59,8 @@ cdef enum:
     ERRORS_A_TURN = 64
     LEISURE = 32             # turns that brought nothing but REGISTERs, after which these gather
     LEISURELY = 8            # times as long: an agent's phone waits for milliseconds, not its user
-    # Microseconds of work without seeing every socket empty; not of time: a machine that was busy with others, or stood,
-    # says nothing of what we can do.
+    # Microseconds of work without seeing every socket empty; not of time: a machine that was busy with others, or that
+    # stood, says nothing of what we can do.
     CROWDED = 5000           # registrations are put off until it has caught up
     BEHIND = 20000           # new calls are shed likewise,
     STORM = 100000           # later while registrations are put off, which is cheap: calls are not to pay for them
