@@ -118,7 +118,7 @@ cdef class Worker:
     cdef int64_t busy
     cdef int leisure         # turns in a row without a call
     cdef int64_t caught_up   # when every socket was last seen empty
-    cdef int64_t worked      # its own processor time then
+    cdef int64_t worked      # its own processor time after the first full batch since; 0: there was none
     cdef int64_t late        # microseconds since then, pauses left out
     cdef int64_t looked      # when that was counted last
     cdef uint64_t put_off    # registrations put off until then
@@ -351,7 +351,6 @@ cdef class Worker:
         cdef bint slept
         cdef int64_t now
         self.caught_up = self.looked = clock()
-        self.worked = own_time()
         while not load_acquire(&self.stopping):
             slept = idle >= IDLE_TURNS or self.coalesce == 0
             if slept:
@@ -439,7 +438,7 @@ cdef class Worker:
                 total += self.receive_from(i, now, &empty)
         if empty:
             self.caught_up = clock()
-            self.worked = own_time()
+            self.worked = 0
             self.late = 0
             self.looked = self.caught_up
             self.put_off = self.proxy.counters[SHED_REGISTERS]
@@ -472,7 +471,9 @@ cdef class Worker:
             now = clock()
             self.late += min(now - self.looked, STOOD)
             self.looked = now
-            if own_time() - self.worked > CROWDED:
+            if self.worked == 0:
+                self.worked = own_time()
+            elif own_time() - self.worked > CROWDED:
                 self.proxy.crowded = True
         empty[0] = False
         return total
