@@ -59,11 +59,10 @@ cdef enum:
     ERRORS_A_TURN = 64
     LEISURE = 32             # turns that brought nothing but REGISTERs, after which these gather
     LEISURELY = 8            # times as long: an agent's phone waits for milliseconds, not its user
-    # Microseconds of work without seeing every socket empty; not of time: a machine that was busy with others, or that
-    # stood, says nothing of what we can do.
-    CROWDED = 5000           # registrations are put off until it has caught up
-    BEHIND = 20000           # new calls are shed likewise,
-    STORM = 100000           # later while registrations are put off, which is cheap: calls are not to pay for them
+    CROWDED = 5000           # microseconds of work without seeing every socket empty: registrations are put off
+    BEHIND = 20000           # microseconds likewise, of time: new calls are shed until it has caught up,
+    STORM = 250000           # later while registrations are put off, which is cheap: calls are not to pay for them
+    STOOD = 10000            # of a longer pause no more counts: when the machine stood, that was not for too many calls
 
 
 cdef enum LetterKind:
@@ -119,7 +118,9 @@ cdef class Worker:
     cdef int64_t busy
     cdef int leisure         # turns in a row without a call
     cdef int64_t caught_up   # when every socket was last seen empty
-    cdef int64_t worked      # its own processor time then
+    cdef int64_t worked      # its own processor time after the first full batch since; 0: there was none
+    cdef int64_t late        # microseconds since then, pauses left out
+    cdef int64_t looked      # when that was counted last
     cdef uint64_t put_off    # registrations put off until then
     cdef uint64_t batches, received, sent, send_errors
     cdef Letter* box
@@ -349,8 +350,7 @@ cdef class Worker:
         cdef int idle = IDLE_TURNS, got
         cdef bint slept
         cdef int64_t now
-        self.caught_up = clock()
-        self.worked = own_time()
+        self.caught_up = self.looked = clock()
         while not load_acquire(&self.stopping):
             slept = idle >= IDLE_TURNS or self.coalesce == 0
             if slept:
@@ -433,20 +433,18 @@ cdef class Worker:
         """Drain every socket, sending after each batch; gives the number of datagrams."""
         cdef int i, total = 0
         cdef bint empty = True
-        cdef int64_t late
         for i in range(self.fd_count):
             if self.fds[i] >= 0:
                 total += self.receive_from(i, now, &empty)
         if empty:
             self.caught_up = clock()
-            self.worked = own_time()
+            self.worked = 0
+            self.late = 0
+            self.looked = self.caught_up
             self.put_off = self.proxy.counters[SHED_REGISTERS]
             self.proxy.overloaded = self.proxy.crowded = False
             return total
-        late = own_time() - self.worked
-        if late > CROWDED:
-            self.proxy.crowded = True
-        if late > (STORM if self.proxy.counters[SHED_REGISTERS] != self.put_off else BEHIND):
+        if self.late > (STORM if self.proxy.counters[SHED_REGISTERS] != self.put_off else BEHIND):
             self.proxy.overloaded = True
         return total
 
@@ -471,7 +469,11 @@ cdef class Worker:
             if count < batch_size():
                 return total
             now = clock()
-            if own_time() - self.worked > CROWDED:
+            self.late += min(now - self.looked, STOOD)
+            self.looked = now
+            if self.worked == 0:
+                self.worked = own_time()
+            elif own_time() - self.worked > CROWDED:
                 self.proxy.crowded = True
         empty[0] = False
         return total
