@@ -55,7 +55,7 @@ def test_every_metric_is_explained_and_none_besides() -> None:
 
 
 def test_every_command_is_shown() -> None:
-    commands = set(get_command(app).commands) - {"key", "status", "switch", "reload"}  # type: ignore[attr-defined]
+    commands = set(get_command(app).commands) - {"key", "status", "switch", "agents", "reload"}  # type: ignore[attr-defined]
     assert {name for name in commands if f"ubisip {name}" in section("Commands")} == commands
 
 
