@@ -46,7 +46,7 @@ $(VENV)/.peers: $(VENV)/.python tools/system-packages
 build: $(VENV)/.core ## Virtual environment, dependencies, compiled core
 
 .PHONY: demo
-demo: build ## The whole platform on this machine: calls flow, a server and a gateway die and return
+demo: build ## The whole platform on this machine: calls to agents, a server and a gateway die and return
 	$(BIN)/python -m ubisip.proxy --demo
 
 .PHONY: test
@@ -54,7 +54,7 @@ test: build $(VENV)/.extra-test $(VENV)/.peers ## All tests, real peers included
 	$(BIN)/python -m pytest -q
 
 .PHONY: test-faults
-test-faults: build $(VENV)/.extra-test $(VENV)/.peers ## The long fault tests, which make test leaves out; minutes
+test-faults: build $(VENV)/.extra-test $(VENV)/.peers ## The long fault tests, which make test leaves out: databases, sites, storms; tens of minutes
 	$(BIN)/python -m pytest -q -m long tests/faults
 
 .PHONY: lint
