@@ -58,6 +58,8 @@ class _Target:
     """Its result is not known yet."""
     rounds: int = 0
     """Probes sent."""
+    spread: float = 0.0
+    """How early the next one comes, as a part of SPREAD; see :meth:`Monitor._spread`."""
     urgent: bool = False
     """Wanted as a witness: do not wait for the interval."""
 
@@ -82,13 +84,16 @@ class Monitor:
         self._settings = settings
         self._seed = seed
         self._observer = Observer()
-        self._targets = {name: _Target(name, Testimony(group)) for name, group in targets.items()}
+        self._targets = {name: self._target(name, group) for name, group in targets.items()}
+
+    def _target(self, name: str, group: Group) -> _Target:
+        return _Target(name, Testimony(group), spread=self._spread(name, 0))
 
     def replace(self, settings: Settings, targets: Mapping[str, Group]) -> None:
         """Use *settings* and *targets* from now on; a name that stays keeps its health, switch and schedule."""
         self._settings = settings
         known = self._targets
-        self._targets = {name: known.get(name) or _Target(name, Testimony(group)) for name, group in targets.items()}
+        self._targets = {name: known.get(name) or self._target(name, group) for name, group in targets.items()}
         for name, group in targets.items():
             self._targets[name].testimony = replace(self._targets[name].testimony, group=group)
 
@@ -125,6 +130,7 @@ class Monitor:
         for name in names:
             it = self._targets[name]
             it.sent_at, it.waiting, it.urgent, it.rounds = now, True, False, it.rounds + 1
+            it.spread = self._spread(name, it.rounds)
         return names
 
     def next_due(self) -> float | None:
@@ -215,8 +221,10 @@ class Monitor:
     def _due_at(self, it: _Target) -> float:
         if it.waiting:
             return it.sent_at + self._settings.timeout + self._settings.interval
-        spread = zlib.crc32(f"{self._seed}:{it.name}:{it.rounds}".encode()) / 2**32
-        return it.sent_at + self._interval(it) * (1.0 - SPREAD * spread)
+        return it.sent_at + self._interval(it) * (1.0 - SPREAD * it.spread)
+
+    def _spread(self, name: str, rounds: int) -> float:
+        return zlib.crc32(f"{self._seed}:{name}:{rounds}".encode()) / 2**32
 
     def _interval(self, it: _Target) -> float:
         state = it.health.state
