@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ubisip.core.span cimport (
     Cursor, Span, cursor, find_octet, fold, peek, same_name, skip_lws, span_of, take, take_class, take_quoted,
 )
-from ubisip.core.syntax cimport CLASS_TOKEN, HEX_VALUE
+from ubisip.core.syntax cimport CLASS_TOKEN, HEX_VALUE, run_of_text
 from ubisip.core.token cimport (
     MAX_KEYS, KeyRing, SipHash, read_hex, siphash_add_number, siphash_end, siphash_init, write_hex,
 )
@@ -49,30 +49,31 @@ cdef uint32_t NC_LENGTH = 8
 
 
 cdef Field field_of(const uint8_t* data, Span name) noexcept nogil:
-    if same_name(data, name, b"username", 8):
-        return FIELD_USERNAME
-    if same_name(data, name, b"realm", 5):
-        return FIELD_REALM
-    if same_name(data, name, b"nonce", 5):
-        return FIELD_NONCE
-    if same_name(data, name, b"uri", 3):
-        return FIELD_URI
-    if same_name(data, name, b"response", 8):
-        return FIELD_RESPONSE
-    if same_name(data, name, b"cnonce", 6):
-        return FIELD_CNONCE
-    if same_name(data, name, b"nc", 2):
-        return FIELD_NC
-    if same_name(data, name, b"qop", 3):
-        return FIELD_QOP
-    if same_name(data, name, b"opaque", 6):
-        return FIELD_OPAQUE
-    if same_name(data, name, b"algorithm", 9):
-        return FIELD_ALGORITHM
-    if same_name(data, name, b"userhash", 8):
-        return FIELD_USERHASH
-    if same_name(data, name, b"username*", 9):
-        return FIELD_USERNAME_STAR
+    """By length first: few names are as long as each other."""
+    if name.length == 2:
+        return FIELD_NC if same_name(data, name, b"nc", 2) else FIELD_OTHER
+    if name.length == 3:
+        if same_name(data, name, b"uri", 3):
+            return FIELD_URI
+        return FIELD_QOP if same_name(data, name, b"qop", 3) else FIELD_OTHER
+    if name.length == 5:
+        if same_name(data, name, b"nonce", 5):
+            return FIELD_NONCE
+        return FIELD_REALM if same_name(data, name, b"realm", 5) else FIELD_OTHER
+    if name.length == 6:
+        if same_name(data, name, b"cnonce", 6):
+            return FIELD_CNONCE
+        return FIELD_OPAQUE if same_name(data, name, b"opaque", 6) else FIELD_OTHER
+    if name.length == 8:
+        if same_name(data, name, b"response", 8):
+            return FIELD_RESPONSE
+        if same_name(data, name, b"username", 8):
+            return FIELD_USERNAME
+        return FIELD_USERHASH if same_name(data, name, b"userhash", 8) else FIELD_OTHER
+    if name.length == 9:
+        if same_name(data, name, b"algorithm", 9):
+            return FIELD_ALGORITHM
+        return FIELD_USERNAME_STAR if same_name(data, name, b"username*", 9) else FIELD_OTHER
     return FIELD_OTHER
 
 
@@ -89,11 +90,7 @@ cdef int algorithm_of(const uint8_t* data, Span name) noexcept nogil:
 
 cdef bint is_plain(const uint8_t* data, Span text) noexcept nogil:
     """No control character: a fold would not be hashed as it was meant, and others could forge a log line."""
-    cdef uint32_t i
-    for i in range(text.at, text.at + text.length):
-        if (data[i] < 0x20 and data[i] != 0x09) or data[i] == 0x7F:
-            return False
-    return True
+    return run_of_text(data, text.at, text.at + text.length) == text.at + text.length
 
 
 cdef bint read_value(Cursor* c, Span* value) noexcept nogil:

@@ -133,40 +133,39 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
   TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body,  \
                          int *count, int16_t *lines, uint32_t *repeated) {                                             \
     scan_header *field = out;                                                                                          \
-    uint32_t line = at, block = at - 64, ends = 0, returns = 0, folded = 0, again = 0;                                 \
-    uint64_t feeds = 0, carriage = 0;                                                                                  \
+    uint32_t line = at, block = at - 64, again = 0, folds = 0;                                                         \
+    uint64_t feeds = 0, odd = 0, carriage = 0;                                                                         \
     int n = 0, result;                                                                                                 \
     memset(lines, 0xff, 16 * sizeof *lines);                                                                           \
     for (;;) {                                                                                                         \
       while (!feeds) {                                                                                                 \
-        returns += (uint32_t)__builtin_popcountll(carriage);                                                           \
+        if (odd) { result = SCAN_BAD_LINE; goto end; }                                                                 \
         block += 64;                                                                                                   \
         if (block >= size) { result = SCAN_NO_END; goto end; }                                                         \
-        feeds = MASK(data + block, '\n');                                                                              \
+        /* A bit for each octet that is an LF without a CR before it, or none behind a CR. */                          \
+        odd = carriage >> 63;                                                                                          \
         carriage = MASK(data + block, '\r');                                                                           \
-        if (size - block < 64) feeds &= (1ull << (size - block)) - 1;                                                  \
+        feeds = MASK(data + block, '\n');                                                                              \
+        odd = (odd | carriage << 1) ^ feeds;                                                                           \
+        if (size - block < 64) {                                                                                       \
+          feeds &= (1ull << (size - block)) - 1;                                                                       \
+          odd &= (1ull << (size - block)) - 1;                                                                         \
+        }                                                                                                              \
       }                                                                                                                \
-      uint32_t bit = (uint32_t)__builtin_ctzll(feeds), feed = block + bit;                                             \
-      feeds &= feeds - 1;                                                                                              \
-      ends++;                                                                                                          \
-      if (data[feed - 1] != '\r') { result = SCAN_BAD_LINE; break; }                                                   \
+      uint32_t feed = block + (uint32_t)__builtin_ctzll(feeds);                                                        \
+      uint64_t behind = feeds & (feeds - 1);                                                                           \
       const uint8_t *name = data + line;                                                                               \
       if (name[0] <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */                  \
         if (name[0] == '\r' && feed == line + 1) {                                                                     \
-          /* As many CRs as line ends, and one before each LF: no bare CR, no bare LF. */                              \
-          returns += (uint32_t)__builtin_popcountll(carriage & ((1ull << bit) - 1));                                   \
-          result = returns == ends ? n : SCAN_BAD_LINE;                                                                \
+          result = odd & (feeds ^ (feeds - 1)) ? SCAN_BAD_LINE : n; /* what comes behind it is the body's */           \
           line = feed + 1;                                                                                             \
           break;                                                                                                       \
         }                                                                                                              \
         if ((name[0] != ' ' && name[0] != '\t') || n == 0) { result = SCAN_BAD_LINE; break; }                          \
-        folded = field[-1].folded = 1;                                                                                 \
+        folds = field[-1].folded = 1;                                                                                  \
         field[-1].end = line = feed + 1;                                                                               \
+        feeds = behind;                                                                                                \
         continue;                                                                                                      \
-      }                                                                                                                \
-      if (folded) { /* closed once, behind its last line: closing it at each would be quadratic */                     \
-        scan_close(data, &field[-1], field[-1].end);                                                                   \
-        folded = 0;                                                                                                    \
       }                                                                                                                \
       if (n == most) { result = SCAN_TOO_MANY; break; }                                                                \
       const scan_name_entry *known = scan_known(name);                                                                 \
@@ -203,7 +202,9 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
       field->line = line;                                                                                              \
       memcpy(&field->name_length, &kind, sizeof kind);                                                                 \
       line = feed + 1;                                                                                                 \
-      if (data[value] == ' ' && data[value + 1] > ' ' && data[feed - 2] > ' ') { /* as nearly always: one space, no more */\
+      feeds = behind;                                                                                                  \
+      /* As nearly always: one space before the value, and none behind it. */                                          \
+      if (data[value] == ' ' && data[value + 1] > ' ' && data[feed - 2] > ' ') {                                       \
         field->value = value + 1;                                                                                      \
         field->value_length = feed - 2 - value;                                                                        \
         field->end = line;                                                                                             \
@@ -215,7 +216,9 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
       n++;                                                                                                             \
     }                                                                                                                  \
   end:                                                                                                                 \
-    if (folded) scan_close(data, &field[-1], field[-1].end);                                                           \
+    if (folds) /* now that all their lines are known: to close them at each line would be quadratic */                 \
+      for (int i = 0; i < n; i++)                                                                                      \
+        if (out[i].folded) scan_close(data, &out[i], out[i].end);                                                      \
     lines[HEADER_OTHER] = -1;                                                                                          \
     *repeated = again;                                                                                                 \
     *count = n;                                                                                                        \

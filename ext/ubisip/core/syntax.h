@@ -104,6 +104,27 @@ static inline uint32_t run_of_host(const uint8_t *data, uint32_t at, uint32_t en
 #endif
 }
 
+/* The first control character from `at` on other than HTAB, `end` when there is none; reads up to fifteen octets beyond `end`. */
+static inline uint32_t run_of_text(const uint8_t *data, uint32_t at, uint32_t end) {
+#if defined(__SSE2__)
+  for (; at < end; at += 16) {
+    __m128i octets = _mm_loadu_si128((const __m128i *)(data + at));
+    __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(octets, _mm_set1_epi8(0x1F)), octets);
+    __m128i control = _mm_or_si128(_mm_andnot_si128(_mm_cmpeq_epi8(octets, _mm_set1_epi8('\t')), low),
+                                   _mm_cmpeq_epi8(octets, _mm_set1_epi8(0x7F)));
+    uint32_t found = (uint32_t)_mm_movemask_epi8(control);
+    if (found) {
+      at += (uint32_t)__builtin_ctz(found);
+      return at < end ? at : end;
+    }
+  }
+  return end;
+#else
+  while (at < end && (data[at] >= 0x20 || data[at] == '\t') && data[at] != 0x7F) at++;
+  return at;
+#endif
+}
+
 /* The first of either octet from `at` on, `end` when there is none; reads up to fifteen octets beyond `end`. */
 static inline uint32_t find_either(const uint8_t *data, uint32_t at, uint32_t end, uint8_t one, uint8_t other) {
 #if defined(__SSE2__)

@@ -13,6 +13,7 @@ cdef extern from "syntax.h" nogil:
     const uint8_t CLASS_STOP
     bint character_is(uint8_t c, uint8_t class_bits) noexcept
     uint32_t run_of_uri(const uint8_t* data, uint32_t at, uint32_t end) noexcept
+    uint32_t run_of_text(const uint8_t* data, uint32_t at, uint32_t end) noexcept
     uint32_t run_of_host(const uint8_t* data, uint32_t at, uint32_t end) noexcept
     uint32_t find_either(const uint8_t* data, uint32_t at, uint32_t end, uint8_t one, uint8_t other) noexcept
     uint32_t find_octet(const uint8_t* data, uint32_t at, uint32_t end, uint8_t wanted) noexcept
