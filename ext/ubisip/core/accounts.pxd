@@ -15,7 +15,7 @@ cdef struct Account:
     uint64_t key             # hash of user and realm
     uint32_t next            # in its chain
     uint8_t has              # a bit for each algorithm
-    uint8_t ha1[3][32]       # by Algorithm
+    uint8_t ha1[80]          # of 16, 32 and 32 octets, by Algorithm
     int64_t good_until       # microseconds: when its source is asked again
     uint64_t nonce[4]        # the nonces last used: seconds and salt, in the order of their issue; 0: none
     uint64_t floor           # nonces issued before are no longer remembered
@@ -37,6 +37,7 @@ cdef bint accounts_open(Accounts* accounts, uint32_t capacity) noexcept nogil
 cdef void accounts_close(Accounts* accounts) noexcept nogil
 cdef uint64_t account_key(const Accounts* accounts, const uint8_t* user, uint32_t user_length, const uint8_t* realm,
                           uint32_t realm_length) noexcept nogil
+cdef const uint8_t* account_ha1(const Account* account, int algorithm) noexcept nogil
 cdef Account* find_account(const Accounts* accounts, uint64_t key) noexcept nogil
 cdef Account* put_account(Accounts* accounts, uint64_t key) noexcept nogil
 cdef void remove_account(Accounts* accounts, uint64_t key) noexcept nogil

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from ubisip.core.digest cimport ALGORITHM_MD5, ALGORITHM_SHA256
 from ubisip.core.token cimport SipHash, siphash_add, siphash_add_number, siphash_end, siphash_init
 
 
@@ -40,6 +41,11 @@ cdef uint64_t account_key(const Accounts* accounts, const uint8_t* user, uint32_
     siphash_add(&h, user, user_length)
     siphash_add(&h, realm, realm_length)
     return siphash_end(&h)
+
+
+cdef const uint8_t* account_ha1(const Account* account, int algorithm) noexcept nogil:
+    """H(A1) under *algorithm*, of which it must be known that the account has it."""
+    return &account.ha1[0 if algorithm == ALGORITHM_MD5 else 16 + 32 * (algorithm - ALGORITHM_SHA256)]
 
 
 cdef Account* find_account(const Accounts* accounts, uint64_t key) noexcept nogil:

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from ubisip.core.accounts cimport NONCE_FRESH, NONCE_USED, Account, account_key, find_account, use_nonce
+from ubisip.core.accounts cimport NONCE_FRESH, NONCE_USED, Account, account_ha1, account_key, find_account, use_nonce
 from ubisip.core.address cimport Address, Flow
 from ubisip.core.contacts cimport FIELD_AUTHORIZATION, Register, put
 from ubisip.core.digest cimport (
@@ -163,7 +163,7 @@ cdef bint is_right(const ParsedMessage* m, const Credentials* c, const Account* 
     cdef bint known = account != NULL and account.has & (1 << c.algorithm)
     memset(nobody, 0, sizeof(nobody))
     if known:
-        ha1 = account.ha1[c.algorithm]
+        ha1 = account_ha1(account, c.algorithm)
     return verify(c, m.data, ha1, m.data + m.method_name.at, m.method_name.length) and known
 
 

@@ -148,7 +148,8 @@ cdef void credentials_known(Proxy* p, const uint8_t* data, uint32_t user_length,
         account = put_account(&p.accounts, key)
         if account != NULL:
             account.has = <uint8_t>has
-            memcpy(account.ha1, digests, sizeof(account.ha1))
+            memcpy(account.ha1, digests, 16)
+            memcpy(account.ha1 + 16, digests + 32, 64)
             account.good_until = p.now + lifetime if lifetime else <int64_t>0x7FFFFFFFFFFFFFFF
             p.registrar.algorithms &= <uint8_t>has
     go_on(p, key, True)
