@@ -32,8 +32,8 @@ from ubisip.transport.tcp import Letter, Streams
 log = logging.getLogger(__name__)
 
 TICK = 0.2
-"""Seconds between turns of the loop when nothing wakes it: a turn costs as much as some ten registrations, and SIGKILL takes
-with it what the registrar was told since the last one."""
+"""Seconds between turns of the loop when nothing wakes it: a turn costs as much as some ten registrations, and SIGKILL
+takes with it what the registrar was told since the last one."""
 EVIDENCE = frozenset({"refused", "silent", "busy"})
 ALARMING = frozenset({State.DOWN, State.HELD})
 PASSING = frozenset({State.FALLING, State.RISING})
