@@ -206,6 +206,16 @@ cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) 
     return False
 
 
+cdef bint is_gateway(const PlatformView* view, const Flow* flow) noexcept nogil:
+    """It comes from an address of a gateway of ours."""
+    cdef int i
+    for i in range(view.gateway_count):
+        if same_ip(&view.gateways[i], &flow.peer) and view.gateways[i].port == (
+                0 if flow.stream else flow.peer.port):
+            return True
+    return False
+
+
 cdef uint32_t shared_bits(const Address* a, const Address* b) noexcept nogil:
     """How many leading octets two addresses share: the fit of a listener's network."""
     cdef uint32_t i
@@ -359,6 +369,7 @@ cdef class Snapshot:
         view.max_expires = agents.max_expires
         view.max_contacts = agents.max_contacts
         view.max_bindings = config.limits.bindings
+        view.max_shared = config.limits.bindings if config.store.soft else 0
 
     cdef add_alias(self, str host, int port):
         cdef Alias* alias
@@ -399,9 +410,13 @@ cdef class Snapshot:
 
     cdef set_aliases(self, config):
         """A call that a carrier sends to a gateway of ours other than the one in its Request-URI is for us too."""
+        cdef PlatformView* view = self.view
         for gateway in config.gateways:
             host, port = split_advertise(gateway.advertise)
             for endpoint in gateway.listen:
+                if address_from_text(endpoint.host, endpoint.port if endpoint.transport == "udp" else 0,
+                                     &view.gateways[view.gateway_count]):
+                    view.gateway_count += 1
                 self.add_alias(f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host, endpoint.port)
                 if host:
                     self.add_alias(host, advertised_port_of(endpoint, port))
