@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from agents import DOMAIN, INSTANCE, WALL, Phone, agents, bindings, counter, credential, journal, phone, registrar
+from agents import DOMAIN, INSTANCE, WALL, Phone, agents, bindings, counter, journal, phone, registrar
 from calls import cancel, contact, failure_ack
 from plain_sip import Packet, parameter
 from test_engine_agents import Call
@@ -134,6 +134,23 @@ def test_agents_of_two_gateways_call_each_other_without_mirroring() -> None:
     leg = alice.agent.got("INVITE")
     alice.agent.reply(leg, 200, headers=[("Contact", f"<{contact(alice.agent)}>")])
     assert bob.agent.final().status == 200
+
+
+def test_a_phone_on_a_connection_is_reached_over_it() -> None:
+    pair = Pair(more="tcp")
+    alice = Phone(pair.first, "alice", ("127.0.9.1", 40_000), instance=INSTANCE, reg_id=1, stream=77)
+    assert alice.register(listener=1).status == 200
+    pair.share()
+    alice.agent.clear()
+    leg, tel = call_by_second(pair, alice)
+    assert leg.stream == 77 and len(leg.values("Record-Route")) == 3
+    alice.agent.reply(leg, 200, headers=[("Contact", f"<{contact(alice.agent)};transport=tcp>")])
+    call = Call(pair.second, tel, alice.agent, leg, tel.final())
+    tel.send(call.by_caller("BYE"))
+    bye = alice.agent.got("BYE")
+    assert bye.stream == 77
+    alice.agent.reply(bye, 200)
+    assert tel.final("BYE").status == 200
 
 
 # --- what the other gateway refuses, or does not answer
@@ -265,7 +282,8 @@ def test_what_another_gateway_holds_is_no_binding_of_ours() -> None:
 def test_servers_are_told_by_the_gateway_that_holds_it() -> None:
     pair = Pair(mirror="site")
     for wire in (pair.first, pair.second):
-        wire.tel().handler = lambda packet, tel=wire.tel(): packet.method == "REGISTER" and tel.reply(packet, 200)
+        tel = wire.tel()
+        tel.handler = lambda packet, tel=tel: packet.method == "REGISTER" and tel.reply(packet, 200)
     phone(pair.first)
     pair.share()
     pair.second.run(60)
@@ -311,7 +329,7 @@ def changed(place: int, value: object) -> Callable[[], tuple[object, ...]]:
 ])
 def test_a_row_that_is_none_is_refused(row: Callable[[], tuple[object, ...]]) -> None:
     pair = Pair()
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r".+"):
         pair.second.engine.share(row(), HOME, "127.0.0.1:5060", pair.second.now)
     assert shared(pair.second) == []
 

@@ -265,7 +265,8 @@ class Store:
     url: Annotated[str, Matching(r"sqlite:.*|etcd:https?://[^,\s]+(?:,https?://[^,\s]+)*", _STORE)] = "sqlite:"
     """Lease, journal and configuration: `sqlite:` (a file in `state_dir`) or `etcd:` with its members' URLs."""
     soft: Annotated[str, Matching(r"(?:(?:rediss?|unix)://\S+)?", _SOFT)] = ""
-    """A Redis URL for registrations where several gateways share a site. Checked, not used yet: each keeps its own."""
+    """A Redis of the site, such as `redis://:password@10.2.0.30:6379/0` (also `rediss:` and `unix:`): in it the
+    gateways of the site show each other their registrations. Default: each knows its own. See [agents](agents.md)."""
 
 
 @dataclass(frozen=True, slots=True)
