@@ -34,7 +34,7 @@ SILENCE = 7.0
 """Seconds without any, after which a gateway counts as gone: its agents are reached directly where that can be."""
 DEAF = 15.0
 """Seconds without even our own signs of life, after which the subscription is taken for dead."""
-SLICE = 250
+SLICE = 100
 """Bindings told to Redis or to the core in one turn: some 2 ms."""
 PAUSE = 0.002
 WAITING = 50_000
