@@ -244,6 +244,15 @@ class Agents:
     """Seconds that a looked-up password holds; after so long a change in the source is seen."""
     credentials_cache: Annotated[float, Between(0, 604_800)] = 3600.0
     """Seconds that agents who were looked up before stay known while the source is down."""
+    algorithms: Annotated[tuple[Literal["SHA-256", "SHA-512-256", "MD5"], ...], AT_LEAST_ONE] = (
+        "SHA-256",
+        "SHA-512-256",
+        "MD5",
+    )
+    """What phones are challenged by, in this order (RFC 8760); MD5, if it is there, comes last. Phones that know
+    nothing but MD5, and give up when they are offered anything else, want `["MD5"]`."""
+    service_route: bool = False
+    """Whether phones are told to send all their requests through the gateway they register with (RFC 3608)."""
     mirror: Literal["site", "platform", "off"] = "site"
     """Servers that a registration is passed on to: those of the site, all, or none (calls are looked up here)."""
     mirror_quorum: Annotated[int, Between(1, 1_000)] = 1

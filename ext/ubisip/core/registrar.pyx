@@ -481,7 +481,8 @@ cdef uint32_t put_date(const Proxy* p, uint8_t* out, uint32_t at) noexcept nogil
 
 
 cdef uint32_t put_bindings(Proxy* p, const Register* r, uint8_t* out) noexcept nogil:
-    """Every binding of the address of record, Path, Date (steps 8 and 9, RFC 3327 section 5.3, RFC 5626 section 6)."""
+    """Every binding of the address of record, Path, Service-Route, Date (steps 8 and 9, RFC 3327 section 5.3, RFC 3608
+    section 6.3, RFC 5626 section 6)."""
     cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length), at = 0
     cdef bint outbound = False
     while index and at < REPLY_ROOM - 2048:
@@ -493,6 +494,11 @@ cdef uint32_t put_bindings(Proxy* p, const Register* r, uint8_t* out) noexcept n
         at = put(out, at, b"Path: ", 6)
         at = put(out, at, <const char*>r.path, r.path_length)
         at = put(out, at, b"\r\n", 2)
+    if p.view.agents.service_route:
+        at = put(out, at, b"Service-Route: <sip:", 20)
+        at = put(out, at, p.view.listeners[r.flow.listener].record_route.text,
+                 p.view.listeners[r.flow.listener].record_route.length)
+        at = put(out, at, b";lr>\r\n", 6)
     if outbound:
         at = put(out, at, b"Require: outbound\r\nFlow-Timer: ", 31)
         at += write_number(FLOW_TIMER, <char*>out + at)

@@ -93,6 +93,10 @@ cdef struct AgentsView:      # [agents] of the configuration
     Text realm
     Text domains[DOMAINS]    # lower case
     int domain_count
+    int algorithms[3]        # that are offered, in this order
+    int algorithm_count
+    int offered              # a bit for each of them
+    bint service_route       # phones are told to send everything through the gateway
     Mirror mirror
     uint32_t mirror_quorum
     uint32_t min_expires     # seconds

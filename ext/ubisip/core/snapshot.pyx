@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text, is_ipv4, parse_ip, same_address, same_ip
+from ubisip.core.digest cimport ALGORITHM_MD5, ALGORITHM_SHA256, ALGORITHM_SHA512_256
 from ubisip.core.span cimport Span, fold, same_name
 from ubisip.core.token cimport SipHash, siphash_add, siphash_end, siphash_init
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, uri_parameter
@@ -16,6 +17,7 @@ MAX_DESTINATIONS = DESTINATIONS
 POLICIES = {"hash": POLICY_HASH, "least-calls": POLICY_LEAST_CALLS, "round-robin": POLICY_ROUND_ROBIN,
             "weighted": POLICY_WEIGHTED}
 MIRRORS = {"off": MIRROR_OFF, "site": MIRROR_SITE, "platform": MIRROR_PLATFORM}
+ALGORITHM_NUMBERS = {"MD5": ALGORITHM_MD5, "SHA-256": ALGORITHM_SHA256, "SHA-512-256": ALGORITHM_SHA512_256}
 TRANSPORTS = {"udp": TRANSPORT_UDP, "tcp": TRANSPORT_TCP, "tls": TRANSPORT_TLS, "ws": TRANSPORT_WS,
               "wss": TRANSPORT_WSS}
 URI_TRANSPORTS = {"udp": "", "tcp": ";transport=tcp", "tls": ";transport=tls", "ws": ";transport=ws",
@@ -362,6 +364,11 @@ cdef class Snapshot:
         for domain in agents.domains:
             set_text(&view.domains[view.domain_count], domain.lower())
             view.domain_count += 1
+        for name in agents.algorithms:
+            view.algorithms[view.algorithm_count] = ALGORITHM_NUMBERS[name]
+            view.algorithm_count += 1
+            view.offered |= 1 << ALGORITHM_NUMBERS[name]
+        view.service_route = agents.service_route
         view.mirror = MIRRORS[agents.mirror]
         view.mirror_quorum = agents.mirror_quorum
         view.min_expires = agents.min_expires
