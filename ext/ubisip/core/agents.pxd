@@ -20,6 +20,7 @@ cdef bint is_agent_id(uint64_t id) noexcept nogil
 cdef uint64_t agent_at(const Proxy* p, const ParsedMessage* m, const Flow* flow) noexcept nogil
 cdef bint agent_hop(Proxy* p, uint64_t agent, uint32_t reg_id, bint own, RoutePlan* plan, Flow* hop) noexcept nogil
 cdef AgentTarget find_target(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer) noexcept nogil
+cdef uint32_t breadth_of(const ParsedMessage* m) noexcept nogil
 cdef uint32_t ring(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil
 cdef bint ring_next(Proxy* p, uint32_t server) noexcept nogil
 cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id) noexcept nogil

@@ -11,17 +11,18 @@ from ubisip.core.bindings cimport (
     next_of_agent, next_of_flow, note_end, way_of,
 )
 from ubisip.core.contacts cimport canonical_aor
-from ubisip.core.forward cimport attempt, cancel_restarted
+from ubisip.core.forward cimport attempt, breadth_line, cancel_restarted
 from ubisip.core.headers cimport NameAddr, parse_name_addr
-from ubisip.core.message cimport ParsedMessage, parse_message
+from ubisip.core.message cimport ParsedMessage, header_value, parse_message
 from ubisip.core.proxy cimport FLOWS_LOST, Proxy
 from ubisip.core.route cimport RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport MIRROR_OFF, SIDE_SERVER, is_domain, is_peers
-from ubisip.core.span cimport span_of
-from ubisip.core.transactions cimport CANCELLED, PEER_GATEWAY, Transaction
+from ubisip.core.span cimport Cursor, cursor, span_of, take_number
+from ubisip.core.transactions cimport CANCELLED, PEER_GATEWAY, TO_AGENT, Transaction
 from ubisip.core.uri cimport Uri, parse_uri
 
 cdef enum:
+    BREADTH = 60             # of a request that says nothing, and the most of any (RFC 5393 section 5.3.3)
     LOOKS = 64               # bindings of one flow that are looked through for the one a request is of
 
 
@@ -243,30 +244,46 @@ cdef int highest(const Proxy* p, const Transaction* s, uint64_t hash, const uint
     return best
 
 
+cdef uint32_t breadth_of(const ParsedMessage* m) noexcept nogil:
+    """Into how many branches at once a request may be forked, by us and all behind us (RFC 5393 section 5.3.3)."""
+    cdef int line = breadth_line(m, -1)
+    cdef Cursor c
+    cdef uint64_t number = 0
+    if line < 0:
+        return BREADTH
+    c = cursor(m.data, header_value(m, line))
+    return <uint32_t>number if take_number(&c, BREADTH, &number) else BREADTH
+
+
 cdef uint32_t ring(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil:
     """Send a request to all bindings of the highest q at once, one flow of each instance; gives how many (16.6).
 
-    Several reg-ids of an instance are one phone: they are never tried together (RFC 5626 section 7).
+    Several reg-ids of an instance are one phone: they are never tried together (RFC 5626 section 7). What Max-Breadth
+    does not allow at once comes after the others, one round after the other.
     """
     cdef Transaction* s = &p.transactions.slab[server]
     cdef RoutePlan plan
     cdef uint8_t aor[MAX_AOR]
+    cdef uint32_t chosen[ROUND_MOST]
     cdef uint64_t hash, agent
-    cdef uint32_t length = 0, user = 0, index, count = 0
+    cdef uint32_t length = 0, user = 0, index, count = 0, number = 0, i, breadth = breadth_of(m)
     cdef int q
     if preprocess(p, m, &plan) != 0 or not canonical_aor(p, m.data, plan.uri, aor, &length, &user):
         return 0
     hash = aor_hash(aor, length)
     q = highest(p, s, hash, aor, length)
     index = first_binding(&p.bindings, hash, aor, length)
-    while index:
+    while index and number < min(breadth, ROUND_MOST):
         agent = p.bindings.slab[index].agent
-        if p.bindings.slab[index].q == q and is_alive(&p.bindings.slab[index]) and not is_tried(s, agent):
-            if not mark_tried(s, agent):
-                return count
-            preprocess(p, m, &plan)
-            count += ring_binding(p, server, m, &plan, best_flow(p, agent, 0, False), True)
+        if p.bindings.slab[index].q == q and is_alive(&p.bindings.slab[index]) and not is_tried(s, agent) and \
+                mark_tried(s, agent):
+            chosen[number] = best_flow(p, agent, 0, False)
+            number += 1
         index = next_binding(&p.bindings, index)
+    for i in range(number):
+        preprocess(p, m, &plan)
+        plan.breadth = breadth // number + (i < breadth % number)
+        count += ring_binding(p, server, m, &plan, chosen[i], True)
     return count
 
 
@@ -291,6 +308,7 @@ cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id)
             preprocess(p, &p.stored, &plan) != 0:
         return False
     by_token = plan.agent != 0 or plan.token_state != 0
+    plan.breadth = s.flags & TO_AGENT != 0  # other branches may still use the rest
     plan.number = s.attempt
     return ring_binding(p, server, &p.stored, &plan, index, not by_token)
 

@@ -10,9 +10,9 @@ from ubisip.core.headers cimport NameAddr, parse_name_addr
 from ubisip.core.machines cimport CLIENT_INVITE, CLIENT_OTHER, PROCEEDING, SERVER_INVITE
 from ubisip.core.identity cimport loop_hash, tag_hash
 from ubisip.core.message cimport (
-    HEADER_CALL_ID, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_RECORD_ROUTE, HEADER_ROUTE, HEADER_TO, HEADER_VIA,
-    METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH, METHOD_REGISTER,
-    ParsedMessage, header_value, next_header, parse_message,
+    HEADER_CALL_ID, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_OTHER, HEADER_RECORD_ROUTE, HEADER_ROUTE, HEADER_TO,
+    HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH,
+    METHOD_REGISTER, ParsedMessage, header_value, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
@@ -22,7 +22,7 @@ from ubisip.core.proxy cimport (
 from ubisip.core.reply cimport add_content_length, mark_via
 from ubisip.core.route cimport RoutePlan, preprocess
 from ubisip.core.snapshot cimport TRANSPORT_TCP, Destination, Listener, listener_for, set_hop
-from ubisip.core.span cimport Span
+from ubisip.core.span cimport Span, same_name, span_of
 from ubisip.core.targets cimport ALL_FULL, choose, may_take, take_call
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport (
@@ -201,6 +201,28 @@ cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8
     sign_branch(&p.keys, branch, &vouched)
 
 
+cdef int breadth_line(const ParsedMessage* m, int after) noexcept nogil:
+    """The next Max-Breadth behind header line number *after*; -1: there is none."""
+    cdef int i
+    for i in range(after + 1, m.count):
+        if m.headers[i].id == HEADER_OTHER and m.headers[i].name_length == 11 and \
+                same_name(m.data, span_of(m.headers[i].line, m.headers[i].line + 11), b"max-breadth", 11):
+            return i
+    return -1
+
+
+cdef void edit_breadth(Proxy* p, const ParsedMessage* m, uint32_t breadth, uint32_t at) noexcept nogil:
+    """What this branch may fork into, in place of what the request came with (RFC 5393 section 5.3.3)."""
+    cdef char text[32]
+    cdef int line = breadth_line(m, -1)
+    cdef uint32_t n = put(text, 0, b"Max-Breadth: ", 13)
+    n += write_number(breadth, text + n)
+    insert(&p.edits, at, text, put(text, n, b"\r\n", 2))
+    while line >= 0:
+        delete(&p.edits, m.headers[line].line, m.headers[line].end)
+        line = breadth_line(m, line)
+
+
 cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, uint64_t from_agent,
                             const RoutePlan* plan, const Flow* hop, int slot, const Branch* branch,
                             uint8_t** out) noexcept nogil:
@@ -210,6 +232,8 @@ cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_,
     edit_request_uri(p, m, plan, slot)
     insert_via(p, at, &p.view.listeners[hop.listener], branch)
     edit_max_forwards(p, m, at)
+    if plan.breadth:
+        edit_breadth(p, m, plan.breadth, at)
     edit_record_route(p, m, from_, from_slot, from_agent, plan, hop, slot, at)
     mark_via(m, from_, &p.edits)
     edit_routes(p, m, plan)

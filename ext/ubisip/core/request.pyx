@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 from ubisip.core.address cimport Address, Flow, parse_ip
 from ubisip.core.agents cimport (
-    AGENT_AWAY, AGENT_BOUND, AgentTarget, agent_at, agent_hop, cancel_rung, find_target, is_agent_id, ring,
+    AGENT_AWAY, AGENT_BOUND, AgentTarget, agent_at, agent_hop, breadth_of, cancel_rung, find_target, is_agent_id, ring,
 )
 from ubisip.core.contacts cimport is_for_registrar
 from ubisip.core.context cimport create_server, is_scarce
@@ -427,6 +427,9 @@ cdef void call_agent(Proxy* p, const ParsedMessage* m, const Flow* from_, int pe
                      const uint64_t* key) noexcept nogil:
     """A new request for an address of record of ours: to his phones (section 16.5)."""
     cdef uint32_t server
+    if breadth_of(m) == 0:
+        answer(p, m, from_, 440, b"Max-Breadth Exceeded", NULL)
+        return
     if not is_emergency(p, m) and not admit(p, m, from_, peer):
         return
     server = create_server(p, m, from_, peer, key, call_hash(m))
