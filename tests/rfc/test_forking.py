@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RFC 3261 sections 16.5 to 16.7 with several bindings: parallel and serial search, the best response. FRK, LOP.
 
-LOP-05: what Max-Breadth does not allow at once is tried in its turn. TGT-03 to TGT-06, TGT-08, FWD-05 are here, for they
-need bindings.
+LOP-05: what Max-Breadth does not allow at once is tried in its turn. TGT-03 to TGT-06, TGT-08, FWD-05 are here, for
+they need bindings.
 """
 
 from __future__ import annotations
