@@ -15,6 +15,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from ubisip import plugins
@@ -236,7 +237,7 @@ class Sharing:
         """What waits, in one piece or several; nothing: a sign of life."""
         self._changed.clear()
         while True:
-            some = {key: self._waiting.pop(key) for key in list(self._waiting)[:SLICE]}
+            some = {key: self._waiting.pop(key) for key in list(islice(self._waiting, SLICE))}
             rows = {key: record[1:] for key, record in some.items() if record[0] != GONE}
             gone = [key for key in some if key not in rows]
             await self._store.write(self._node.gateway.name, rows, gone, list(some.values()), self._lifetime)
@@ -283,7 +284,7 @@ class Sharing:
             await self._read_all(table, name)
             log.info("%s tells its bindings again", name)
         elif news is None:
-            await self._read_all(table, name)
+            await self._read_all(table, name, complete=True)
         for number, record in enumerate(news or ()):
             await self._take(table, name, record)
             if number % SLICE == SLICE - 1:
@@ -296,8 +297,12 @@ class Sharing:
                 await self._read_all(table, name)
                 log.warning("%s tells nothing of its bindings: its agents are called directly where that can be", name)
 
-    async def _read_all(self, table: Table, name: str) -> None:
-        """All bindings of one gateway as the store has them, in place of those that the core has."""
+    async def _read_all(self, table: Table, name: str, *, complete: bool = False) -> None:
+        """All bindings of one gateway as the store has them, in place of those that the core has.
+
+        Unless the gateway has said that they are *complete*, none at all means that Redis has lost them: those that we
+        know stay until it has written them anew.
+        """
         fresh = set()
         if name in self._heard:
             async for page in self._store.rows(name):
@@ -306,6 +311,8 @@ class Sharing:
                         fresh.add(hash(key_of(*row[:4])))
                 await asyncio.sleep(PAUSE)
         after = 0
+        if name in self._heard and not fresh and not complete:
+            return
         while True:
             after, rows = table.bindings(after, SLICE, self._home(name))
             for row in rows:
@@ -374,13 +381,17 @@ class Sharing:
         since = min(self._down.values(), default=None)
         return {
             "away": None if since is None else round(time.monotonic() - since, 1),
-            "bindings": self._running().statistics()["shared_bindings"],
+            "bindings": self._known(),
             "silent": sorted(self._silent),
         }
 
     def statistics(self) -> dict[str, int]:
         """For the metrics."""
-        return {"up": not self._down, "bindings": self._running().statistics()["shared_bindings"], **self.counts}
+        return {"up": not self._down, "bindings": self._known(), **self.counts}
+
+    def _known(self) -> int:
+        """Bindings of other gateways."""
+        return 0 if self._table is None else int(self._table.statistics()["shared_bindings"])
 
 
 def opened(node: Node) -> SoftStore:
