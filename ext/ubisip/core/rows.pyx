@@ -109,18 +109,19 @@ cdef int64_t to_microseconds(value) except -1:
 
 
 cdef list check_texts(texts):
-    """As octets: they go into messages as they are, so no line may end in them, and no URI.
+    """As octets: those that go into messages as they are may end no line there, and no URI.
 
     :raises ValueError: one is none that a REGISTER can bring.
     """
     cdef list octets = [text.encode("utf-8", "surrogateescape") for text in texts]
-    aor, contact, instance = octets[:3]
+    aor, contact, instance, path = octets[:4]
+    user, _, domain = aor.rpartition(b"@")
     for each, most in zip(octets, (MAX_AOR, MAX_CONTACT, MAX_INSTANCE, MAX_PATH, MAX_CALL_ID, MAX_USER_AGENT)):
         if len(each) > most:
             raise ValueError(f"a text of {texts[0]!r} is too long")
-        if any(octet < 0x20 or octet == 0x7F for octet in each):
-            raise ValueError(f"a text of {texts[0]!r} has control characters")
-    if not 0 < aor.find(b"@") < len(aor) - 1:
+    if any(octet < 0x20 or octet == 0x7F for octet in contact + instance + path + domain):
+        raise ValueError(f"a text of {texts[0]!r} has control characters")
+    if not user or not domain:
         raise ValueError(f"{texts[0]!r} is no address of record")
     if b"\"" in instance or b"\\" in instance or set(contact) & set(b" <>\""):
         raise ValueError(f"the Contact or instance of {texts[0]!r} is none")
