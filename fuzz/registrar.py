@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invariant: whatever the REGISTER of an agent who knows his password says, what goes to servers and phones is a sound
 message of header fields that we write or were sent, nobody but they gets any, the table holds no more than its bounds,
-what is read from it can be put back, and once all has expired nothing is left."""
+what is read from it can be put back and told to another gateway, and once all has expired nothing is left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from ubisip.core.snapshot import Slots, Snapshot
 
 STEPS = 24
 """Steps of one input."""
-AGENTS = '[agents]\nrealm = "d.test"\ndomains = ["d.test"]\ncredentials = "file:u"\nmax_contacts = 4\nmirror = "%s"\n'
+AGENTS = '[agents]\nrealm = "d.test"\ndomains = ["d.test"]\ncredentials = "file:u"\nmax_contacts = 4\nmirror = "%s"\n' \
+    'service_route = true\n[store]\nsoft = "redis://127.0.0.1/0"\n'
 USERS = ("alice", "bob", "a b", "\u00e9", "x@y", "%")
 AORS = (b"sip:alice@d.test", b"sip:%61lice@D.test;a=b", b"sip:bob@127.0.0.1:5060", b"sip:a%20b@d.test",
     b"sip:%C3%a9@d.test",
@@ -43,7 +44,7 @@ LINES = (
 WRITTEN = {
     "via", "from", "to", "call-id", "cseq", "max-forwards", "content-length", "contact", "path", "supported", "expires",
     "date", "require", "flow-timer", "www-authenticate", "retry-after", "min-expires", "unsupported", "record-route",
-    "route",
+    "route", "max-breadth", "service-route",
 }
 SNAPSHOTS = [
     Snapshot(Config.parse(CONFIG_TEXT + AGENTS % mirror), "gw", Slots(), credentials_complete=True, wall=1.79e9)
@@ -156,7 +157,11 @@ def one_input(data: bytes) -> Hashable:
         play.step()
     _, rows = play.engine.bindings(0, 256, play.now)
     outcome = (len(rows), tuple(play.statuses[-8:]))
-    assert Engine(SNAPSHOTS[0], [KEY]).restore(rows, play.now) == len(rows)
+    other = Engine(SNAPSHOTS[0], [KEY])
+    for row in rows:
+        other.share(row, 1, "127.0.0.2:5060", play.now)
+    assert sorted(row[:3] for row in other.bindings(0, 256, play.now, 1)[1]) == sorted(row[:3] for row in rows)
+    assert other.restore(rows, play.now) == len(rows)
     drain(play.engine, play.now, 8000.0)
     assert play.engine.statistics()["bindings"] == play.engine.statistics()["agents"] == 0
     assert not any(in_use(play.engine).values()), in_use(play.engine)

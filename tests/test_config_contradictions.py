@@ -227,6 +227,8 @@ def test_no_gateways_at_all() -> None:
         ("agents.default_expires", "max_expires = 3000"),
         ("agents.default_expires", "default_expires = 30"),
         ("agents.mirror_quorum", "mirror_quorum = 2"),
+        ("agents.algorithms", "algorithms = ['MD5', 'SHA-256']"),
+        ("agents.algorithms", "algorithms = ['SHA-256', 'SHA-256']"),
         ("agents.mirror_quorum", "mirror = 'platform'\nmirror_quorum = 3"),
         ("agents.mirror", "mirror = 'both'"),
         ("agents.credentials", "credentials = 'users.csv'"),

@@ -142,6 +142,8 @@ WRONG = [
     ("gateways[0].listen", changed('listen = ["udp:127.0.0.1:5060"]', "listen = [] #!"), "an array of at least one"),
     ("tiers.db.kind", changed('[tiers.db]\nkind = "mariadb"', "[tiers.db] #!", GOOD + TIER), "a name"),
     ("agents.domains", GOOD + AGENTS.replace("['d']", "[] #!"), "an array of at least one"),
+    ("agents.algorithms", GOOD + AGENTS + "algorithms = [] #!", "an array of at least one"),
+    ("agents.algorithms[1]", GOOD + AGENTS + "algorithms = ['SHA-256', 'SHA-1'] #!", "SHA-512-256"),
     ("agents.realm", GOOD + AGENTS.replace("[agents]\nrealm = 'r'", "[agents] #!"), "a string that is not empty"),
 ]  # fmt: skip
 

@@ -49,7 +49,8 @@ class Still:
         names = ("hook_failures", "hook_answers", "events_lost", "control_errors", "credentials", "in_step")
         agents = dict.fromkeys(("bindings", "agents", "alive", "one_site"), 0)
         kept = dict.fromkeys(("snapshot", "journal", "errors"), 0)
-        return {**{name: {} for name in names}, "agents": agents, "bindings_kept": kept}
+        sharing = dict.fromkeys(("up", "bindings", "told", "heard", "refused", "lost"), 0)
+        return {**{name: {} for name in names}, "agents": agents, "bindings_kept": kept, "sharing": sharing}
 
     def status(self) -> dict[str, Any]:
         facts = {"state": "ready", "uptime": 1.0, "panic": frozenset()}

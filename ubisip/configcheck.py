@@ -228,6 +228,10 @@ def _check_agents(file: Sections, agents: Agents, report: Report) -> None:
     if not agents.min_expires <= agents.default_expires <= agents.max_expires:
         wanted = f"seconds from min_expires ({agents.min_expires}) to max_expires ({agents.max_expires})"
         report.add(("agents", "default_expires"), wanted, agents.default_expires)
+    algorithms = agents.algorithms
+    if len(set(algorithms)) < len(algorithms) or "MD5" in algorithms[:-1]:
+        wanted = "each algorithm once, and MD5 last: old phones read the last challenge"
+        report.add(("agents", "algorithms"), wanted, list(algorithms))
     most = _mirror_servers(file, agents)
     if agents.mirror_quorum > most and not report.broken("servers"):
         wanted = f"at most {most}, the servers that a registration reaches"

@@ -19,6 +19,8 @@ ACTIONS = "ubisip.actions"
 """By the name in a rule: a factory ``(parameters) -> Action``, see ubisip.failover.action."""
 SINKS = "ubisip.sinks"
 """By the name of a section: a factory ``(parameters, state_dir) -> Sink``, see ubisip.failover.action."""
+SOFT = "ubisip.soft"
+"""By the scheme of `store.soft`: a factory ``(url, platform, site) -> SoftStore``, see ubisip.store.soft."""
 DEFAULT = "default"
 
 

@@ -244,6 +244,15 @@ class Agents:
     """Seconds that a looked-up password holds; after so long a change in the source is seen."""
     credentials_cache: Annotated[float, Between(0, 604_800)] = 3600.0
     """Seconds that agents who were looked up before stay known while the source is down."""
+    algorithms: Annotated[tuple[Literal["SHA-256", "SHA-512-256", "MD5"], ...], AT_LEAST_ONE] = (
+        "SHA-256",
+        "SHA-512-256",
+        "MD5",
+    )
+    """What phones are challenged by, in this order (RFC 8760); MD5, if it is there, comes last. Phones that know
+    nothing but MD5, and give up when they are offered anything else, want `["MD5"]`."""
+    service_route: bool = False
+    """Whether phones are told to send all their requests through the gateway they register with (RFC 3608)."""
     mirror: Literal["site", "platform", "off"] = "site"
     """Servers that a registration is passed on to: those of the site, all, or none (calls are looked up here)."""
     mirror_quorum: Annotated[int, Between(1, 1_000)] = 1
@@ -265,7 +274,8 @@ class Store:
     url: Annotated[str, Matching(r"sqlite:.*|etcd:https?://[^,\s]+(?:,https?://[^,\s]+)*", _STORE)] = "sqlite:"
     """Lease, journal and configuration: `sqlite:` (a file in `state_dir`) or `etcd:` with its members' URLs."""
     soft: Annotated[str, Matching(r"(?:(?:rediss?|unix)://\S+)?", _SOFT)] = ""
-    """A Redis URL for registrations where several gateways share a site. Checked, not used yet: each keeps its own."""
+    """A Redis of the site, such as `redis://:password@10.2.0.30:6379/0` (also `rediss:` and `unix:`): in it the
+    gateways of the site show each other their registrations. Default: each knows its own. See [agents](agents.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,23 @@ class Postgresql(Daemon):
         )
 
 
+class Redis(Daemon):
+    """A Redis that keeps nothing: killed and started again it is empty."""
+
+    def __init__(self) -> None:
+        super().__init__("redis")
+        self._program = program("redis-server", "redis-server")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.address}/0"
+
+    def start(self) -> None:
+        where = ["--bind", self.host, "--port", str(self.port), "--dir", str(self.folder)]
+        self.run([self._program, *where, "--save", "", "--appendonly", "no"])
+
+
 SLAPD = """\
 include /etc/ldap/schema/core.schema
 include /etc/ldap/schema/cosine.schema

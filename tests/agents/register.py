@@ -43,6 +43,21 @@ class Phone:
         self.last = response
         return int(response.status)
 
+    async def refuse(self) -> None:
+        """Answer every request that comes, an INVITE with 486, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            data, source = await loop.sock_recvfrom(self._socket, 65_536)
+            message = Message(data)
+            if not message.is_request or message.method == "ACK":
+                continue
+            status = "486 Busy Here" if message.method == "INVITE" else "200 OK"
+            names = ("Via", "From", "Call-ID", "CSeq")
+            lines = [f"{name}: {value}" for name in names for value in message.get_all(name)]
+            to = f"To: {message.get('To')};tag=phone"
+            text = "\r\n".join([f"SIP/2.0 {status}", *lines, to, "Content-Length: 0", "", ""])
+            await loop.sock_sendto(self._socket, text.encode(), source)
+
     async def _ask(self, expires: int, headers: Sequence[str] = ()) -> Message:
         """The final answer to one REGISTER."""
         self._cseq += 1

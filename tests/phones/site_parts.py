@@ -119,11 +119,19 @@ class Sites:
         new.write_text("".join(f"{name};{password}\n" for name, password in users.items()))
         new.rename(self.users)
 
-    def write(self, *listeners: str, servers: Sequence[int] = SERVERS, interval: float = 0.5, **agents: object) -> None:
+    def write(
+        self,
+        *listeners: str,
+        servers: Sequence[int] = SERVERS,
+        interval: float = 0.5,
+        second: str = "PA5",
+        soft: str = "",
+        **agents: object,
+    ) -> None:
         """Write the configuration: *listeners* stand beside UDP and TCP, *agents* are keys of the table of that name.
 
         ``HOST`` in a listener is the address of its gateway, as in ``tls:HOST:5061``. Servers that are up are probed
-        every *interval* seconds.
+        every *interval* seconds. *second* is the site of the second gateway, *soft* the Redis that a site shares.
         """
         place = self.place
         self.servers = [Server(place, number) for number in servers]
@@ -136,7 +144,8 @@ class Sites:
             tables.append(entry("[[carriers]]", carrier))
             host, port = place.gateway(number)
             listen = [f"udp:{host}:{port}", f"tcp:{host}:{port}", *(text.replace("HOST", host) for text in listeners)]
-            values = {"name": f"gw{number}", "site": site, "listen": listen, "admin": f"{host}:{ADMIN_PORT}"}
+            stands = site if number == 1 else second
+            values = {"name": f"gw{number}", "site": stands, "listen": listen, "admin": f"{host}:{ADMIN_PORT}"}
             tables.append(entry("[[gateways]]", values))
         for number in servers:
             host, port = place.server(number)
@@ -144,6 +153,7 @@ class Sites:
             tables.append(entry("[[servers]]", {"name": f"tel{number}", "site": site, "uri": f"sip:{host}:{port}"}))
         times = {"interval": interval, "fast_interval": 0.1, "down_interval": 0.2, "timeout": 0.5, "slow_start": 0.0}
         tables.append(entry("[health.sip]", {**times, "rise": 1, "fall": 2}))
+        tables.append(entry("[store]", {"soft": soft}))
         values = {"realm": REALM, "domains": [REALM], "credentials": "file:users.csv", "mirror": "platform", **agents}
         tables.append(entry("[agents]", values))
         if any(text.startswith(("tls:", "wss:")) for text in listeners):

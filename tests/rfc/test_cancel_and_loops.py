@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CANCEL (RFC 3261 section 16.10) and loops (RFC 5393): rows CAN and LOP of the checklist.
 
-Not built: LOP-04, LOP-05 (Max-Breadth belongs to parallel forking).
+LOP-04, LOP-05 (Max-Breadth) are in test_forking.py.
 """
 
 from __future__ import annotations

@@ -455,3 +455,47 @@ def test_asked_for_digests_and_mirrored() -> None:
     credential(wire, "alice")
     assert alice.agent.statuses() == [401, 200]
     assert [len(tel.requests("REGISTER")) for tel in wire.tels] == [1, 1]
+
+
+# --- [agents] algorithms: what is offered, and in which order
+
+@pytest.mark.parametrize("wanted", [
+    ["MD5"], ["SHA-256"], ["SHA-512-256"], ["SHA-512-256", "SHA-256"], ["SHA-512-256", "MD5"],
+    ["SHA-512-256", "SHA-256", "MD5"], ["SHA-256", "SHA-512-256", "MD5"],
+])
+def test_the_configuration_says_what_is_offered_and_in_which_order(wanted: list[str]) -> None:
+    wire = registrar(agents(algorithms=wanted))
+    alice, nobody = Phone(wire), Phone(wire, "nobody", ("127.0.9.2", 5062))
+    assert list(challenges(alice.send(alice.request()))) == wanted
+    assert list(challenges(nobody.send(nobody.request()))) == wanted
+    for algorithm in wanted:
+        assert Phone(wire, address=("127.0.9.3", 5062), algorithm=algorithm).register().status == 200
+
+
+def test_what_is_not_offered_is_not_taken_and_is_no_wrong_password() -> None:
+    wire = registrar(agents(algorithms=["SHA-256"]))
+    alice = Phone(wire)
+    alice.send(alice.request())
+    for _ in range(20):
+        alice.challenge["algorithm"] = "MD5"
+        answer = alice.again()
+        assert answer.status == 401 and list(challenges(answer)) == ["SHA-256"]
+    assert counter(wire, "wrong_passwords") == 0
+    assert alice.register().status == 200
+
+
+def test_who_has_none_of_those_offered_is_challenged_like_anybody_and_cannot_register() -> None:
+    wire = registrar(agents(algorithms=["MD5"]))
+    credential(wire, "new", algorithms=["SHA-256"])
+    new = Phone(wire, "new")
+    answer = new.register()
+    assert answer.status == 401 and list(challenges(answer)) == ["MD5"]
+
+
+def test_a_reload_changes_what_is_offered() -> None:
+    wire = registrar()
+    alice = phone(wire)
+    wire.swap(text=agents(algorithms=["MD5"]))
+    answer = alice.again()
+    assert answer.status == 401 and list(challenges(answer)) == ["MD5"]
+    assert alice.again().status == 200

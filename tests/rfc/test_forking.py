@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RFC 3261 sections 16.5 to 16.7 with several bindings: parallel and serial search, the best response. FRK, LOP.
 
-LOP-04 and LOP-05: RFC 5393 is not claimed. TGT-03 to TGT-06, TGT-08, FWD-05 are here, for they need bindings.
+LOP-05: what Max-Breadth does not allow at once is tried in its turn. TGT-03 to TGT-06, TGT-08, FWD-05 are here, for
+they need bindings.
 """
 
 from __future__ import annotations
@@ -274,6 +275,70 @@ def test_the_address_of_record_is_looked_up_in_its_canonical_form(uri: str) -> N
     alice = phone(wire)
     ring(wire, uri)
     assert invited([alice]) == [1]
+
+
+# --- Max-Breadth: RFC 5393 section 5.3.3
+
+def breadths(phones: list[Phone]) -> list[list[str]]:
+    return [leg(each).values("Max-Breadth") for each in phones]
+
+
+@pytest.mark.parametrize(("headers", "number", "expected"), [
+    ([], 1, [60]), ([], 2, [30, 30]), ([], 7, [9, 9, 9, 9, 8, 8, 8]), ([("Max-Breadth", "5")], 2, [3, 2]),
+    ([("Max-Breadth", "2")], 2, [1, 1]), ([("max-BREADTH", " 100 ")], 2, [30, 30]),
+    ([("Max-Breadth", "many")], 1, [60]),
+    ([("Max-Breadth", "4"), ("Max-Breadth", "50")], 2, [2, 2]),
+])
+def test_lop_04_the_branches_share_max_breadth(
+        headers: list[tuple[str, str]], number: int, expected: list[int]) -> None:
+    wire = registrar()
+    phones = devices(wire, *[None] * number)
+    ring(wire, headers=headers)
+    found = breadths(phones)
+    assert all(len(values) == 1 for values in found)
+    assert sorted((int(values[0]) for values in found), reverse=True) == expected
+
+
+def test_lop_05_too_little_for_all_at_once_rings_one_after_the_other() -> None:
+    wire = registrar()
+    phones = devices(wire, None, None, None)
+    ring(wire, headers=[("Max-Breadth", "1")])
+    rung: list[Phone] = []
+    for number in range(1, 4):
+        assert sum(invited(phones)) == number
+        (newest,) = [each for each, count in zip(phones, invited(phones), strict=True) if count and each not in rung]
+        assert leg(newest).values("Max-Breadth") == ["1"]
+        rung.append(newest)
+        answer(newest, 486)
+    assert wire.sbc.final().status == 486
+    ended(wire)
+
+
+def test_lop_05_the_other_flow_of_a_phone_takes_no_more_than_is_left() -> None:
+    wire = registrar()
+    for reg_id, host in enumerate(("127.0.9.1", "127.0.9.2"), 1):
+        one = Phone(wire, "alice", (host, 5062), instance=INSTANCE, reg_id=reg_id)
+        assert one.register().status == 200
+    ring(wire, headers=[("Max-Breadth", "8")])
+    first, second = wire.agent("127.0.9.2", 5062), wire.agent("127.0.9.1", 5062)
+    if not first.requests("INVITE"):
+        first, second = second, first
+    assert first.requests("INVITE")[0].values("Max-Breadth") == ["8"]
+    first.reply(first.requests("INVITE")[0], 430)
+    assert second.requests("INVITE")[0].values("Max-Breadth") == ["1"]
+
+
+def test_lop_05_none_at_all_is_440() -> None:
+    wire = registrar()
+    phones = devices(wire, None)
+    ring(wire, headers=[("Max-Breadth", "0")])
+    assert wire.sbc.final().status == 440 and invited(phones) == [0]
+
+
+def test_lop_04_who_does_not_fork_leaves_it_alone() -> None:
+    wire = registrar()
+    wire.sbc.send(wire.request("INVITE", headers=[("Max-Breadth", "7")]))
+    assert wire.tel().got("INVITE").values("Max-Breadth") == ["7"]
 
 
 # --- calls that come back: RFC 5393

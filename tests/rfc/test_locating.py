@@ -13,7 +13,7 @@ TRN-01 TRN-02 TRN-05 TRN-08 FWD-17      with TCP: black-box tests
 TRN-09 TRN-16 DNS-02 DNS-08 FWD-11      with TCP and TLS
 DNS-04                                  names are resolved outside the core
 RSP-19                                  not built: no recursion on 3xx
-LOP-04 LOP-05                           not built: Max-Breadth belongs to parallel forking
+LOP-04 LOP-05                           Max-Breadth: test_forking.py
 SLS-01                                  there is no stateless mode; 100 is sent by the stateful one
 ======================================  ==================================================================
 """

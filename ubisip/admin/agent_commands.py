@@ -59,7 +59,8 @@ def agents(
     answers, failures = _all_asked(clients, lambda client: _agents(client, aor, limit, one_site), as_json)
     rows = sorted((row for answer in answers for row in answer["bindings"]), key=_by_agent)
     if as_json:
-        gateways = [{key: answer[key] for key in ("gateway", "site", "totals", "more")} for answer in answers]
+        shown = ("gateway", "site", "totals", "more", "sharing")
+        gateways = [{key: answer.get(key) for key in shown} for answer in answers]
         say({"bindings": rows, "gateways": gateways, "errors": failures})
     else:
         Console().print(agents_view(rows, answers))

@@ -215,7 +215,25 @@ def _agents(own: Mapping[str, Mapping[str, int]], counters: Mapping[str, int]) -
         kept.add_metric([name], own["bindings_kept"][name])
     errors = own["bindings_kept"]["errors"]
     yield from (in_step, kept)
+    yield from _sharing(own.get("sharing", {}))
     yield CounterMetricFamily("ubisip_bindings_kept_errors", "Writes of bindings to disk that failed.", value=errors)
+
+
+def _sharing(sharing: Mapping[str, int]) -> Iterator[Metric]:
+    """Of bindings that the gateways of a site share; none without store.soft."""
+    if not sharing:
+        return
+    rows = CounterMetricFamily(
+        "ubisip_bindings_shared_rows", "Bindings told to Redis, heard of, refused.", labels=["what"]
+    )
+    for name in ("told", "heard", "refused"):
+        rows.add_metric([name], sharing[name])
+    yield GaugeMetricFamily(
+        "ubisip_bindings_shared", "Bindings of other gateways known here.", value=sharing["bindings"]
+    )
+    yield GaugeMetricFamily("ubisip_bindings_sharing", "Whether bindings are shared now.", value=int(sharing["up"]))
+    yield rows
+    yield CounterMetricFamily("ubisip_bindings_sharing_lost", "Times that Redis was lost.", value=sharing["lost"])
 
 
 def _worker_silence(seconds: float) -> Metric:

@@ -92,7 +92,18 @@ def _agent_totals(answer: Mapping[str, Any]) -> Text:
     one_site = "" if "one_site" not in totals else f", {totals['one_site']} phones through {answer['site']} only"
     more = "; more than are shown" if answer["more"] else ""
     numbers = f"{totals['bindings']} bindings of {totals['agents']} agents"
-    return Text.assemble((answer["gateway"], "bold"), f" at {answer['site']}: {numbers}{one_site}{more}")
+    shared = _sharing(answer["sharing"]) if answer.get("sharing") else ""
+    return Text.assemble((answer["gateway"], "bold"), f" at {answer['site']}: {numbers}{one_site}{more}", shared)
+
+
+def _sharing(sharing: Mapping[str, Any]) -> Text:
+    """What the gateway knows of the bindings of others, and through whom it does not."""
+    text = Text(f", {sharing['bindings']} of other gateways")
+    if sharing["away"] is not None:
+        text.append(f", not shared for {duration(sharing['away'])}", style="yellow")
+    if sharing["silent"]:
+        text.append(f", silent: {', '.join(sharing['silent'])}", style="yellow")
+    return text
 
 
 def _heading(status: Mapping[str, Any]) -> Text:

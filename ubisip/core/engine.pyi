@@ -84,8 +84,9 @@ class Engine:
         """Nobody could be asked: REGISTERs that wait get 503 with Retry-After."""
     def take_journal(self) -> bytes:
         """Changes of bindings since the last call: msgpack arrays, one after the other (docs/agents.md)."""
-    def bindings(self, after: int, limit: int, now: float) -> tuple[int, list[tuple[Any, ...]]]:
-        """Up to *limit* bindings (512 at most) after place *after*, and the place to go on from (0: that was the last).
+    def bindings(self, after: int, limit: int, now: float, home: int = 0) -> tuple[int, list[tuple[Any, ...]]]:
+        """Up to *limit* bindings (512 at most) after place *after*, and the place to go on from (0: that was the last),
+        of those that were registered here, or that the gateway with number *home* holds.
 
         Each: address of record, Contact, instance, reg-id, q (thousandths), Path, Call-ID, CSeq, expires at, registered
         at (unix time), IP, port, listener, stream, user agent, flags, slots of the servers in step (a bit each), round
@@ -97,6 +98,20 @@ class Engine:
         What has expired is left out; servers are told of the others in the background.
 
         :raises ValueError: a row is none of ours; those before it are in.
+        """
+    def share(self, row: Sequence[Any], home: int, hop: str, now: float) -> None:
+        """A binding that another gateway holds, as that one's journal told it.
+
+        *home* is the number that stands for that gateway here (1 to 65535), *hop* where it is reached
+        (``10.2.0.11:5060``, with ``;transport=tcp`` if need be); "": nowhere, but the phone is where it registered
+        from. Beyond limits.bindings such ones are left out, and counted as ``bound_bindings``.
+
+        :raises ValueError: the row is none, or *home* is no such number.
+        """
+    def end_shared(self, aor: str, contact: str, instance: str, reg_id: int, home: int, now: float) -> None:
+        """A binding that another gateway held has ended.
+
+        :raises ValueError: there cannot be such a one.
         """
     def set_overloaded(self, overloaded: bool) -> None:
         """What the worker does when it cannot keep up: new calls and registrations are shed until it says otherwise."""

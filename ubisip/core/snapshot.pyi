@@ -7,6 +7,9 @@ from ubisip.platform import DestinationState
 MAX_DESTINATIONS: int
 """Carriers and servers in one platform."""
 
+def split_advertise(advertise: str) -> tuple[str, str]:
+    """``host:port`` or ``host`` into the two, the port empty when it is not written."""
+
 class Slots:
     """Remembers which slot of the core's tables belongs to which destination name, across reloads."""
 

@@ -54,8 +54,19 @@ class Worker:
         """Records of what changed in the bindings since the last call, as msgpack; see docs/agents.md."""
     def journal_lost(self) -> int:
         """Records since the start that found the journal's ring full: the control thread stood for too long."""
-    def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]:
-        """Up to *limit* bindings after number *after*, and the number to go on after: 0 at the end."""
+    def bindings(self, after: int, limit: int, home: int = 0) -> tuple[int, list[tuple[Any, ...]]]:
+        """Up to *limit* bindings after number *after*, and the number to go on after: 0 at the end.
+
+        Those that were registered here, or that the gateway with number *home* holds.
+        """
+    def share(self, row: Sequence[Any], home: int, hop: str) -> None:
+        """A binding that another gateway holds: see Engine.share.
+
+        :raises ValueError: the row is none.
+        :raises BufferError: the mailbox is full.
+        """
+    def end_shared(self, aor: str, contact: str, instance: str, reg_id: int, home: int) -> None:
+        """A binding that another gateway held has ended; raises as share() does."""
     def restore(self, rows: Sequence[tuple[Any, ...]]) -> int:
         """Put back bindings that were kept.
 

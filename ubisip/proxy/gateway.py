@@ -499,6 +499,8 @@ def _warn_of_restart(old: Node, new: Node) -> None:
     before, after = old.config, new.config
     if before.routing.coalesce != after.routing.coalesce:
         log.warning("routing.coalesce changed: it is taken over at the next start")
+    if before.store.soft != after.store.soft:
+        log.warning("store.soft changed: it is taken over at the next start")
     for name in ("transactions", "calls"):
         if getattr(before.limits, name) != getattr(after.limits, name):
             log.warning("limits.%s changed: it is taken over at the next start", name)

@@ -63,8 +63,6 @@ def node_of(config: Config, name: str) -> Node:
 def warn(node: Node) -> None:
     """Tell, once for each configuration, what it asks for that will not be done."""
     gateway = node.gateway
-    if node.config.store.soft:
-        log.warning("store.soft is not used yet: each gateway of a site keeps the bindings that were made with it")
     for warning in node.config.warnings:
         log.warning("%s", warning)
     for problem in [] if node.certificates is None else problems_of(node.certificates.config, time.time()):

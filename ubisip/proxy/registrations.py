@@ -23,6 +23,7 @@ from ubisip.proxy.events import AgentsAtOneSite, Subscribers
 from ubisip.proxy.logs import Brake
 from ubisip.proxy.node import Node
 from ubisip.proxy.other_sites import OtherSites
+from ubisip.proxy.sharing import Sharing
 from ubisip.proxy.telling import agent_event
 from ubisip.sections import Agents
 from ubisip.store.bindings import BindingStore, records
@@ -53,19 +54,23 @@ class Registrar(Protocol):
     def credential_failed(self, user: str, realm: str) -> None: ...
     def take_journal(self) -> bytes: ...
     def journal_lost(self) -> int: ...
-    def bindings(self, after: int, limit: int) -> tuple[int, list[tuple[Any, ...]]]: ...
+    def bindings(self, after: int, limit: int, home: int = 0) -> tuple[int, list[tuple[Any, ...]]]: ...
     def restore(self, rows: Sequence[tuple[Any, ...]]) -> Any: ...
+    def share(self, row: Sequence[Any], home: int, hop: str) -> None: ...
+    def end_shared(self, aor: str, contact: str, instance: str, reg_id: int, home: int) -> None: ...
+    def statistics(self) -> dict[str, Any]: ...
 
 
 class Registrations:
     """Lives from ``prepare`` (before the worker starts) to ``close`` (after it has stopped).
 
-    :raises UsageError: credentials cannot be had from where the configuration says.
+    :raises UsageError: credentials cannot be had from where the configuration says, or bindings be shared there.
     """
 
     def __init__(self, node: Node, slots: Slots, hooks: Sequence[Credentials], subscribers: Subscribers) -> None:
         self.errors: Counter[str] = Counter()
         self.store = BindingStore(node.state_file("bindings"))
+        self._sharing = Sharing(node) if node.config.store.soft else None
         self._node = node
         self._slots = slots
         self._hooks = tuple(hooks)
@@ -111,6 +116,8 @@ class Registrations:
         self._lookups.take(source, _refresh(agents, source), agents.credentials_cache)
         if old is not source:
             self._spawn(_close(old))
+        if self._sharing is not None:
+            self._spawn(self._sharing.take(node))
 
     @property
     def complete(self) -> bool:
@@ -125,7 +132,7 @@ class Registrations:
         :raises UsageError: the file of credentials cannot be read.
         """
         self._worker = worker
-        self._restore(worker)
+        await self._restore(worker)
         if isinstance(self._source, Listing):
             try:
                 self._to_push.append(iter(await self._source.changes()))
@@ -135,9 +142,12 @@ class Registrations:
             self._tell_mistakes(self._source)
             await self._push()
 
-    def _restore(self, worker: Registrar) -> None:
+    async def _restore(self, worker: Registrar) -> None:
         refused = 0
-        for row in self.store.load(time.time()):
+        rows = self.store.load(time.time())
+        if not rows and self._sharing is not None:
+            rows = await self._sharing.own_rows()
+        for row in rows:
             try:
                 worker.restore([row])
             except (ValueError, OverflowError):
@@ -149,9 +159,13 @@ class Registrations:
         """The worker runs."""
         self._spawn(self._poll())
         self._spawn(self._counting())
+        if self._sharing is not None:
+            self._sharing.start(self._running())
 
     async def stop(self) -> None:
         """The worker is about to stop."""
+        if self._sharing is not None:
+            await self._sharing.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -159,7 +173,11 @@ class Registrations:
     async def close(self) -> None:
         """The worker has stopped: keep what it told last."""
         if self._worker is not None:
-            self.store.append(self._worker.take_journal(), time.monotonic())
+            journal = self._worker.take_journal()
+            self.store.append(journal, time.monotonic())
+            if self._sharing is not None:
+                self._sharing.tell(journal)
+                await self._sharing.close()
         self._worker = None
         await self.store.close()
         await _close(self._source)
@@ -177,9 +195,13 @@ class Registrations:
             return
         journal = self._worker.take_journal()
         self.store.append(journal, now)
+        if journal and self._sharing is not None:
+            self._sharing.tell(journal)
         if (lost := self._worker.journal_lost()) != self._lost:
             self._lost = lost
             self.store.note_gap("the control thread stood, and records were lost")
+            if self._sharing is not None:
+                self._sharing.note_gap()
         if journal and self._subscribers:
             moment = time.time()
             for record in records(journal):
@@ -310,6 +332,7 @@ class Registrations:
             "bindings": [binding_of(row, self._node, self._slots) for row in rows],
             "after": after,
             "totals": self._totals(),
+            "sharing": None if self._sharing is None else self._sharing.status(),
         }
 
     def marks(self) -> bytes | None:
@@ -339,7 +362,9 @@ class Registrations:
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Counters and sizes, for the metrics."""
+        sharing = {} if self._sharing is None else {"sharing": self._sharing.statistics()}
         return {
+            **sharing,
             "agents": self._totals(),
             "in_step": self._in_step(),
             "credentials": dict(self._lookups.results),

@@ -269,12 +269,12 @@ def _apply(payload: bytes, found: dict[tuple[Any, ...], Row]) -> int:
     strange = 0
     for record in records(payload):
         fields = record[1:]
-        if record[0] in (MADE, REFRESHED) and _are(fields, _ROW):
+        if record[0] in (MADE, REFRESHED) and are_row(fields):
             row = Row(*fields)
-            found[_key(row.aor, row.contact, row.instance, row.reg_id)] = row
-        elif record[0] == GONE and _are(fields[:4], _ROW[:4]):
+            found[key_of(row.aor, row.contact, row.instance, row.reg_id)] = row
+        elif record[0] == GONE and are_end(fields):
             aor, contact, instance, reg_id = fields[:4]
-            key = _key(aor, contact, instance, reg_id)
+            key = key_of(aor, contact, instance, reg_id)
             if key in found and found[key].contact == contact:  # else another contact has taken its place
                 del found[key]
         else:
@@ -289,11 +289,21 @@ _ROW: tuple[Any, ...] = (
 """The kinds of a row's fields."""
 
 
+def are_row(fields: Sequence[Any]) -> bool:
+    """Whether they have the kinds of a :class:`Row`."""
+    return _are(fields, _ROW)
+
+
+def are_end(fields: Sequence[Any]) -> bool:
+    """Whether they say, after GONE, which binding ended: address of record, Contact, instance, reg-id, reason."""
+    return _are(fields[:4], _ROW[:4])
+
+
 def _are(fields: Sequence[Any], kinds: Sequence[Any]) -> bool:
     return len(fields) == len(kinds) and all(map(isinstance, fields, kinds))
 
 
-def _key(aor: str, contact: str, instance: str, reg_id: int) -> tuple[Any, ...]:
+def key_of(aor: str, contact: str, instance: str, reg_id: int) -> tuple[Any, ...]:
     """What tells bindings apart: the flow of an instance (RFC 5626 section 6), else the contact."""
     return (aor, instance, reg_id) if instance and reg_id else (aor, contact)
 

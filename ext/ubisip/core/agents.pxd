@@ -9,7 +9,6 @@ from ubisip.core.route cimport RoutePlan
 from ubisip.core.transactions cimport Transaction
 
 cdef enum:
-    PEER_AGENT = -2          # in the place of a peer's slot: the request came from a registered agent
     ROUND_MOST = 16          # bindings that ring for one request in all
 
 cdef enum AgentTarget:
@@ -19,8 +18,9 @@ cdef enum AgentTarget:
 
 cdef bint is_agent_id(uint64_t id) noexcept nogil
 cdef uint64_t agent_at(const Proxy* p, const ParsedMessage* m, const Flow* flow) noexcept nogil
-cdef bint agent_hop(Proxy* p, uint64_t agent, uint32_t reg_id, RoutePlan* plan, Flow* hop) noexcept nogil
+cdef bint agent_hop(Proxy* p, uint64_t agent, uint32_t reg_id, bint own, RoutePlan* plan, Flow* hop) noexcept nogil
 cdef AgentTarget find_target(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, int peer) noexcept nogil
+cdef uint32_t breadth_of(const ParsedMessage* m) noexcept nogil
 cdef uint32_t ring(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil
 cdef bint ring_next(Proxy* p, uint32_t server) noexcept nogil
 cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id) noexcept nogil

@@ -8,20 +8,21 @@ from ubisip.core.address cimport Flow
 from ubisip.core.bindings cimport (
     BY_CONTACT, DEAD_FLOW, END_FLOW_LOST, GONE, MAX_AOR, MAX_CONTACT, MAX_PATH, TEXT_CONTACT, TEXT_PATH, Binding,
     aor_hash, binding_text, bindings_lock, bindings_unlock, find_agent, find_flow, first_binding, next_binding,
-    next_of_agent, next_of_flow, note_end,
+    next_of_agent, next_of_flow, note_end, way_of,
 )
 from ubisip.core.contacts cimport canonical_aor
-from ubisip.core.forward cimport attempt, cancel_restarted
+from ubisip.core.forward cimport attempt, breadth_line, cancel_restarted
 from ubisip.core.headers cimport NameAddr, parse_name_addr
-from ubisip.core.message cimport ParsedMessage, parse_message
+from ubisip.core.message cimport ParsedMessage, header_value, parse_message
 from ubisip.core.proxy cimport FLOWS_LOST, Proxy
 from ubisip.core.route cimport RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport MIRROR_OFF, SIDE_SERVER, is_domain, is_peers
-from ubisip.core.span cimport span_of
-from ubisip.core.transactions cimport CANCELLED, Transaction
+from ubisip.core.span cimport Cursor, cursor, span_of, take_number
+from ubisip.core.transactions cimport CANCELLED, PEER_GATEWAY, TO_AGENT, Transaction
 from ubisip.core.uri cimport Uri, parse_uri
 
 cdef enum:
+    BREADTH = 60             # of a request that says nothing, and the most of any (RFC 5393 section 5.3.3)
     LOOKS = 64               # bindings of one flow that are looked through for the one a request is of
 
 
@@ -41,7 +42,7 @@ cdef uint64_t agent_at(const Proxy* p, const ParsedMessage* m, const Flow* flow)
     if index and canonical_aor(p, m.data, m.from_.uri, aor, &length, &user):
         hash = aor_hash(aor, length)
     while index and looks < LOOKS:
-        if not p.bindings.slab[index].flags & GONE:
+        if not p.bindings.slab[index].flags & GONE and p.bindings.slab[index].home == 0:
             if found == 0 or p.bindings.slab[index].aor == hash:
                 found = index
             if p.bindings.slab[index].aor == hash:
@@ -78,13 +79,16 @@ cdef bint mark_tried(Transaction* s, uint64_t agent) noexcept nogil:
     return False
 
 
-cdef bint by_path(Proxy* p, const uint8_t* text, uint32_t length, Flow* hop) noexcept nogil:
-    """The address of the first Path value; never one of our peers': a phone could have itself called at our expense."""
+cdef bint by_path(Proxy* p, const Binding* b, const uint8_t* text, uint32_t length, Flow* hop) noexcept nogil:
+    """The address of the first Path value; never one of our peers': a phone could have itself called at our expense.
+
+    That of a binding which another gateway holds is ours, and leads to that gateway.
+    """
     cdef NameAddr value
     cdef Uri uri
     cdef int slot = -1
     return parse_name_addr(text, span_of(0, length), True, &value) and parse_uri(text, value.uri, &uri) and \
-        resolve(p, text, &uri, hop, &slot) and slot < 0 and not is_peers(p.view, &hop.peer)
+        resolve(p, text, &uri, hop, &slot) and (b.home != 0 or (slot < 0 and not is_peers(p.view, &hop.peer)))
 
 
 cdef void binding_hop(Proxy* p, const Binding* b, Flow* hop) noexcept nogil:
@@ -99,7 +103,7 @@ cdef void binding_hop(Proxy* p, const Binding* b, Flow* hop) noexcept nogil:
     hop[0] = b.flow
     if length:
         memcpy(text, part, length)
-        if by_path(p, text, length, hop):
+        if by_path(p, b, text, length, hop):
             return
     elif b.flags & BY_CONTACT:
         part = binding_text(b, TEXT_CONTACT, &length)
@@ -110,51 +114,63 @@ cdef void binding_hop(Proxy* p, const Binding* b, Flow* hop) noexcept nogil:
     hop[0] = b.flow
 
 
-cdef bint was_asked(const Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id) noexcept nogil:
+cdef bint was_asked(const Proxy* p, uint32_t server, uint64_t agent, uint32_t way) noexcept nogil:
     """A branch of this request went over that flow."""
     cdef uint32_t client = p.transactions.slab[server].first if server else 0
     while client:
-        if p.transactions.slab[client].agent == agent and p.transactions.slab[client].reg_id == reg_id:
+        if p.transactions.slab[client].agent == agent and p.transactions.slab[client].reg_id == way:
             return True
         client = p.transactions.slab[client].sibling
     return False
 
 
-cdef uint32_t best_flow(const Proxy* p, uint64_t agent, uint32_t reg_id) noexcept nogil:
-    """Of the flows of an agent that live the one with *reg_id*, else the newest; 0: none."""
+cdef bint is_nearer(const Binding* a, const Binding* b) noexcept nogil:
+    """Our own flows go before those that another gateway holds, then the newer one."""
+    if (a.home == 0) != (b.home == 0):
+        return a.home == 0
+    return a.refreshed_at > b.refreshed_at
+
+
+cdef uint32_t best_flow(const Proxy* p, uint64_t agent, uint32_t reg_id, bint own) noexcept nogil:
+    """Of the flows of an agent that live ours with *reg_id*, else the nearest, of *own* ones only; 0: none."""
     cdef uint32_t index = find_agent(&p.bindings, agent), best = 0
     cdef const Binding* b
     while index:
         b = &p.bindings.slab[index]
-        if is_alive(b):
-            if b.reg_id == reg_id and reg_id:
+        if is_alive(b) and not (own and b.home):
+            if way_of(b) == reg_id and reg_id:
                 return index
-            if best == 0 or b.refreshed_at > p.bindings.slab[best].refreshed_at:
+            if best == 0 or is_nearer(b, &p.bindings.slab[best]):
                 best = index
         index = next_of_agent(&p.bindings, index)
     return best
 
 
 cdef uint32_t untried_flow(const Proxy* p, uint32_t server, uint64_t agent, uint32_t but) noexcept nogil:
-    """The newest flow of an agent that lives and that a request was not sent over, nor has reg-id *but*; 0: none."""
+    """The nearest flow of an agent that lives and that a request was not sent over, nor is *but*; 0: none.
+
+    What another gateway sent goes over flows of ours only: it knows those of the others itself.
+    """
     cdef uint32_t index = find_agent(&p.bindings, agent), best = 0
     cdef const Binding* b
+    cdef bint own = p.transactions.slab[server].slot == PEER_GATEWAY
     while index:
         b = &p.bindings.slab[index]
-        if is_alive(b) and b.reg_id != but and not was_asked(p, server, agent, b.reg_id) and \
-                (best == 0 or b.refreshed_at > p.bindings.slab[best].refreshed_at):
+        if is_alive(b) and not (own and b.home) and way_of(b) != but and \
+                not was_asked(p, server, agent, way_of(b)) and \
+                (best == 0 or is_nearer(b, &p.bindings.slab[best])):
             best = index
         index = next_of_agent(&p.bindings, index)
     return best
 
 
-cdef bint agent_hop(Proxy* p, uint64_t agent, uint32_t reg_id, RoutePlan* plan, Flow* hop) noexcept nogil:
-    """The way to the agent that a token names; False: none of his flows lives here."""
-    cdef uint32_t index = best_flow(p, agent, reg_id), length
+cdef bint agent_hop(Proxy* p, uint64_t agent, uint32_t reg_id, bint own, RoutePlan* plan, Flow* hop) noexcept nogil:
+    """The way to the agent that a token names, over flows of our *own* only; False: none of his flows lives."""
+    cdef uint32_t index = best_flow(p, agent, reg_id, own), length
     if index == 0:
         return False
     plan.agent = agent
-    plan.reg_id = p.bindings.slab[index].reg_id
+    plan.reg_id = way_of(&p.bindings.slab[index])
     plan.path = binding_text(&p.bindings.slab[index], TEXT_PATH, &length)
     plan.path_length = length
     binding_hop(p, &p.bindings.slab[index], hop)
@@ -204,7 +220,7 @@ cdef bint ring_binding(Proxy* p, uint32_t server, const ParsedMessage* m, RouteP
     cdef Flow hop
     binding_hop(p, b, &hop)
     plan.agent = b.agent
-    plan.reg_id = b.reg_id
+    plan.reg_id = way_of(b)
     part = binding_text(b, TEXT_PATH, &length)
     memcpy(path, part, length)
     plan.path = path
@@ -228,30 +244,46 @@ cdef int highest(const Proxy* p, const Transaction* s, uint64_t hash, const uint
     return best
 
 
+cdef uint32_t breadth_of(const ParsedMessage* m) noexcept nogil:
+    """Into how many branches at once a request may be forked, by us and all behind us (RFC 5393 section 5.3.3)."""
+    cdef int line = breadth_line(m, -1)
+    cdef Cursor c
+    cdef uint64_t number = 0
+    if line < 0:
+        return BREADTH
+    c = cursor(m.data, header_value(m, line))
+    return <uint32_t>number if take_number(&c, BREADTH, &number) else BREADTH
+
+
 cdef uint32_t ring(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil:
     """Send a request to all bindings of the highest q at once, one flow of each instance; gives how many (16.6).
 
-    Several reg-ids of an instance are one phone: they are never tried together (RFC 5626 section 7).
+    Several reg-ids of an instance are one phone: they are never tried together (RFC 5626 section 7). What Max-Breadth
+    does not allow at once comes after the others, one round after the other.
     """
     cdef Transaction* s = &p.transactions.slab[server]
     cdef RoutePlan plan
     cdef uint8_t aor[MAX_AOR]
+    cdef uint32_t chosen[ROUND_MOST]
     cdef uint64_t hash, agent
-    cdef uint32_t length = 0, user = 0, index, count = 0
+    cdef uint32_t length = 0, user = 0, index, count = 0, number = 0, i, breadth = breadth_of(m)
     cdef int q
     if preprocess(p, m, &plan) != 0 or not canonical_aor(p, m.data, plan.uri, aor, &length, &user):
         return 0
     hash = aor_hash(aor, length)
     q = highest(p, s, hash, aor, length)
     index = first_binding(&p.bindings, hash, aor, length)
-    while index:
+    while index and number < min(breadth, ROUND_MOST):
         agent = p.bindings.slab[index].agent
-        if p.bindings.slab[index].q == q and is_alive(&p.bindings.slab[index]) and not is_tried(s, agent):
-            if not mark_tried(s, agent):
-                return count
-            preprocess(p, m, &plan)
-            count += ring_binding(p, server, m, &plan, best_flow(p, agent, 0), True)
+        if p.bindings.slab[index].q == q and is_alive(&p.bindings.slab[index]) and not is_tried(s, agent) and \
+                mark_tried(s, agent):
+            chosen[number] = best_flow(p, agent, 0, False)
+            number += 1
         index = next_binding(&p.bindings, index)
+    for i in range(number):
+        preprocess(p, m, &plan)
+        plan.breadth = breadth // number + (i < breadth % number)
+        count += ring_binding(p, server, m, &plan, chosen[i], True)
     return count
 
 
@@ -276,6 +308,7 @@ cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id)
             preprocess(p, &p.stored, &plan) != 0:
         return False
     by_token = plan.agent != 0 or plan.token_state != 0
+    plan.breadth = s.flags & TO_AGENT != 0  # other branches may still use the rest
     plan.number = s.attempt
     return ring_binding(p, server, &p.stored, &plan, index, not by_token)
 
@@ -283,14 +316,14 @@ cdef bint other_flow(Proxy* p, uint32_t server, uint64_t agent, uint32_t reg_id)
 cdef void flow_failed(Proxy* p, const Transaction* t) noexcept nogil:
     """What was sent over a flow came back: it is dead until its phone registers anew."""
     cdef uint32_t index = find_agent(&p.bindings, t.agent)
-    while index and p.bindings.slab[index].reg_id != t.reg_id:
+    while index and way_of(&p.bindings.slab[index]) != t.reg_id:
         index = next_of_agent(&p.bindings, index)
     if index == 0 or p.bindings.slab[index].flags & (DEAD_FLOW | GONE):
         return
     bindings_lock(&p.bindings)
     p.bindings.slab[index].flags |= DEAD_FLOW
     bindings_unlock(&p.bindings)
-    p.counters[FLOWS_LOST] += 1
+    p.counters[FLOWS_LOST] += p.bindings.slab[index].home == 0
     note_end(&p.bindings, index, END_FLOW_LOST, p.now)
 
 
@@ -307,10 +340,10 @@ cdef uint32_t cancel_rung(Proxy* p, const ParsedMessage* m, const Flow* from_) n
     index = first_binding(&p.bindings, aor_hash(aor, length), aor, length)
     while index and count < ROUND_MOST:
         b = &p.bindings.slab[index]
-        if is_alive(b) and best_flow(p, b.agent, 0) == index:
+        if is_alive(b) and best_flow(p, b.agent, 0, False) == index:
             binding_hop(p, b, &hop)
             plan.agent = b.agent
-            plan.reg_id = b.reg_id
+            plan.reg_id = way_of(b)
             plan.path = binding_text(b, TEXT_PATH, &plan.path_length)
             plan.target = contact
             plan.target_length = target_of(b, contact)

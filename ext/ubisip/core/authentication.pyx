@@ -7,8 +7,8 @@ from ubisip.core.accounts cimport NONCE_FRESH, NONCE_USED, Account, account_ha1,
 from ubisip.core.address cimport Address, Flow
 from ubisip.core.contacts cimport FIELD_AUTHORIZATION, Register, put
 from ubisip.core.digest cimport (
-    ALGORITHM_MD5, ALGORITHM_SHA256, ALGORITHM_SHA512_256, NONCE_GOOD, NONCE_LENGTH,
-    Credentials, Nonce, check_nonce, parse_credentials, verify, write_nonce,
+    ALGORITHM_SHA256, ALGORITHM_SHA512_256, NONCE_GOOD, NONCE_LENGTH, Credentials, Nonce, check_nonce,
+    parse_credentials, verify, write_nonce,
 )
 from ubisip.core.message cimport ParsedMessage, header_value
 from ubisip.core.proxy cimport CHALLENGED, MALFORMED_REQUESTS, TRIES, TRIES_REFUSED, WRONG_PASSWORDS, Proxy, Tries
@@ -26,7 +26,6 @@ cdef enum:
     TRIES_OF_USER = 10       # wrong passwords for one user from one address before it has to wait,
     TRY_EVERY = 6            # seconds for one more
     TRIES_OF_SOURCE = 200    # the same for all users from one address, behind which an office may stand
-    ALL_ALGORITHMS = (1 << ALGORITHM_MD5) | (1 << ALGORITHM_SHA256) | (1 << ALGORITHM_SHA512_256)
 
 
 # --- nonces
@@ -72,27 +71,26 @@ cdef uint32_t put_challenge(uint8_t* out, uint32_t at, const Proxy* p, const cha
 
 
 cdef int offered(const Proxy* p, const Account* account) noexcept nogil:
-    """The algorithms a user is challenged by; one who does not exist by those of all that are known."""
-    if account != NULL:
-        return account.has
-    return p.registrar.algorithms if p.registrar.algorithms else ALL_ALGORITHMS
+    """The algorithms a user is challenged by; one who does not exist by those of all that are known.
+
+    Who has nothing for any that the configuration offers is challenged by all these, and cannot answer.
+    """
+    cdef int has = p.view.agents.offered & (account.has if account != NULL else p.registrar.algorithms)
+    return has if has else p.view.agents.offered
 
 
 cdef void challenge(Proxy* p, const ParsedMessage* m, const Flow* from_, uint32_t server, const Account* account,
                     bint stale) noexcept nogil:
-    """401 with what this agent can be authenticated by, the strongest first (RFC 8760 section 2.3)."""
+    """401 with what this agent can be authenticated by, what is preferred first (RFC 8760 section 2.3)."""
     cdef char nonce[NONCE_LENGTH]
     cdef uint8_t out[2048]
     cdef uint32_t at = 0
-    cdef int has = offered(p, account)
+    cdef int has = offered(p, account), i
     write_nonce(&p.keys, wall_seconds(p), next_salt(p), holder_of(&from_.peer), nonce)
     p.counters[CHALLENGED] += 1
-    if has & (1 << ALGORITHM_SHA256):
-        at = put_challenge(out, at, p, nonce, ALGORITHM_SHA256, stale)
-    if has & (1 << ALGORITHM_SHA512_256):
-        at = put_challenge(out, at, p, nonce, ALGORITHM_SHA512_256, stale)
-    if has & (1 << ALGORITHM_MD5):
-        at = put_challenge(out, at, p, nonce, ALGORITHM_MD5, stale)
+    for i in range(p.view.agents.algorithm_count):
+        if has & (1 << p.view.agents.algorithms[i]):
+            at = put_challenge(out, at, p, nonce, p.view.agents.algorithms[i], stale)
     out[at] = 0
     respond(p, m, from_, server, 401, b"Unauthorized", <const char*>out)
 

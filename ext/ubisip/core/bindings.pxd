@@ -58,6 +58,7 @@ cdef struct Binding:
     uint32_t rtt             # microseconds from a challenge to its answer; 0: not known
     uint16_t q               # thousandths
     uint16_t flags
+    uint32_t home            # number of the gateway that holds it (ubisip/proxy/sharing.py); 0: this one
     uint32_t aor_next        # chains of the three indexes; 0: none
     uint32_t agent_next
     uint32_t flow_next
@@ -71,11 +72,13 @@ cdef struct Bindings:
     uint32_t* by_flow
     uint32_t mask            # of the indexes, which grow with the table
     uint32_t capacity
+    uint32_t most_shared     # of these, for bindings that other gateways hold
     uint32_t used
     uint32_t high            # numbers ever used
     uint32_t spare
     uint32_t agents          # addresses of record with at least one binding
     uint32_t gone
+    uint32_t shared          # held by other gateways
     uint64_t memory          # octets of texts
     uint64_t secret[2]
     Wheel wheel              # expiry
@@ -93,7 +96,7 @@ cdef struct Wanted:          # what a REGISTER says of one contact
     int64_t expires          # seconds; -1: not said
 
 
-cdef bint bindings_open(Bindings* table, uint32_t capacity, int64_t now) noexcept nogil
+cdef bint bindings_open(Bindings* table, uint32_t most, uint32_t most_shared, int64_t now) noexcept nogil
 cdef void bindings_close(Bindings* table) noexcept nogil
 cdef void bindings_lock(Bindings* table) noexcept nogil
 cdef void bindings_unlock(Bindings* table) noexcept nogil
@@ -102,10 +105,13 @@ cdef uint64_t contact_hash(const uint8_t* data, Span uri) noexcept nogil
 cdef uint64_t agent_hash(uint64_t aor, const uint8_t* data, Span instance, uint64_t contact) noexcept nogil
 cdef uint32_t first_binding(const Bindings* table, uint64_t aor, const uint8_t* text, uint32_t length) noexcept nogil
 cdef uint32_t next_binding(const Bindings* table, uint32_t index) noexcept nogil
+cdef uint32_t first_own(const Bindings* table, uint64_t aor, const uint8_t* text, uint32_t length) noexcept nogil
+cdef uint32_t next_own(const Bindings* table, uint32_t index) noexcept nogil
 cdef uint32_t find_agent(const Bindings* table, uint64_t agent) noexcept nogil
 cdef uint32_t next_of_agent(const Bindings* table, uint32_t index) noexcept nogil
 cdef uint32_t find_flow(const Bindings* table, const Flow* flow) noexcept nogil
 cdef uint32_t next_of_flow(const Bindings* table, uint32_t index) noexcept nogil
+cdef uint32_t text_size(const Binding* b) noexcept nogil
 cdef const uint8_t* binding_text(const Binding* b, int part, uint32_t* length) noexcept nogil
 cdef uint32_t add_binding(Bindings* table, const uint8_t* aor, uint32_t aor_length, const uint8_t** parts,
                           const uint32_t* lengths, uint64_t contact, uint64_t agent, const Flow* flow) noexcept nogil
@@ -117,5 +123,8 @@ cdef void remove_binding(Bindings* table, uint32_t index) noexcept nogil
 cdef void note_binding(Bindings* table, uint32_t index, bint is_new, int64_t now) noexcept nogil
 cdef void note_end(Bindings* table, uint32_t index, int why, int64_t now) noexcept nogil
 cdef bint is_in_step(const Binding* b, int slot) noexcept nogil
-cdef tuple read_bindings(Bindings* table, uint32_t after, uint32_t limit, int64_t now)
-cdef restore_bindings(Bindings* table, rows, int listeners, int64_t now)
+
+
+cdef inline uint32_t way_of(const Binding* b) noexcept nogil:
+    """Tells the ways to one agent's phone apart: the reg-id of its flow, and the gateway that holds that."""
+    return b.home << 16 | b.reg_id

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from ubisip.core.address cimport ANY_STREAM, Flow, address_from_text, address_to_python, same_address, write_ip
+from ubisip.core.address cimport Flow, same_address, write_ip
 from ubisip.core.events cimport EVENT_BINDING, emit
 from ubisip.core.span cimport Span, find_octet, fold, span_of
 from ubisip.core.syntax cimport HEX_VALUE
@@ -38,7 +38,6 @@ cdef extern from "hash.h" nogil:
 
 cdef enum:
     INDEX_LEAST = 1024       # a power of two, as every size of an index
-    PAGE_MOST = 512          # bindings in one page for the control thread: the worker waits for some 100 us at most
 
 # What names an agent is the same on every gateway, so its key is no secret; 64 bits are too many to find one's like.
 cdef uint64_t* PUBLIC = [0x7562697369702d61, 0x67656e742d696431]
@@ -53,9 +52,11 @@ cdef bint open_indexes(Bindings* table, uint32_t size) noexcept nogil:
     return table.by_aor != NULL and table.by_agent != NULL and table.by_flow != NULL
 
 
-cdef bint bindings_open(Bindings* table, uint32_t capacity, int64_t now) noexcept nogil:
+cdef bint bindings_open(Bindings* table, uint32_t most, uint32_t most_shared, int64_t now) noexcept nogil:
+    cdef uint32_t capacity = most + most_shared
     memset(table, 0, sizeof(Bindings))
     table.capacity = capacity
+    table.most_shared = most_shared
     table.slab = <Binding*>table_reserve((<uint64_t>capacity + 1) * sizeof(Binding))
     table.lock = calloc(1, sizeof(pthread_mutex_t))
     if table.lock == NULL or pthread_mutex_init(<pthread_mutex_t*>table.lock, NULL) != 0:
@@ -201,6 +202,22 @@ cdef uint32_t next_binding(const Bindings* table, uint32_t index) noexcept nogil
     while index and not is_aor(&table.slab[index], b.aor, b.text, b.length[TEXT_AOR]):
         index = table.slab[index].aor_next
     return index
+
+
+cdef uint32_t own_binding(const Bindings* table, uint32_t index) noexcept nogil:
+    """Itself or the next one of its address of record that was registered here; 0: none."""
+    while index and table.slab[index].home:
+        index = next_binding(table, index)
+    return index
+
+
+cdef uint32_t first_own(const Bindings* table, uint64_t aor, const uint8_t* text, uint32_t length) noexcept nogil:
+    """As first_binding(), of those that were registered here."""
+    return own_binding(table, first_binding(table, aor, text, length))
+
+
+cdef uint32_t next_own(const Bindings* table, uint32_t index) noexcept nogil:
+    return own_binding(table, next_binding(table, index))
 
 
 cdef uint32_t find_agent(const Bindings* table, uint64_t agent) noexcept nogil:
@@ -419,6 +436,8 @@ cdef void remove_binding(Bindings* table, uint32_t index) noexcept nogil:
         table.agents -= 1
     if b.flags & GONE:
         table.gone -= 1
+    if b.home:
+        table.shared -= 1
     table.memory -= text_size(b)
     free(b.text)
     memset(b, 0, sizeof(Binding))
@@ -462,7 +481,7 @@ cdef void note_binding(Bindings* table, uint32_t index, bint is_new, int64_t now
     cdef char ip[64]
     cdef const Binding* b = &table.slab[index]
     cdef uint32_t at = 4
-    if table.journal == NULL:
+    if table.journal == NULL or b.home:
         return
     out[0] = 0xDC  # array 16
     out[1] = 0
@@ -492,7 +511,7 @@ cdef void note_end(Bindings* table, uint32_t index, int why, int64_t now) noexce
     cdef uint8_t out[1024]
     cdef const Binding* b = &table.slab[index]
     cdef uint32_t at = 2
-    if table.journal == NULL:
+    if table.journal == NULL or b.home:
         return
     out[0] = 0x96  # array of 6
     out[1] = 0
@@ -502,121 +521,3 @@ cdef void note_end(Bindings* table, uint32_t index, int why, int64_t now) noexce
     at = pack_number(out, at, b.reg_id)
     out[at] = <uint8_t>why
     emit(table.journal, EVENT_BINDING, now, -1, 0, 0, 0, out, at + 1)
-
-
-# --- the control thread's side
-
-cdef tuple binding_row(const Binding* b, int64_t wall):
-    cdef uint32_t length, at = 0
-    cdef list texts = []
-    cdef int i
-    for i in range(TEXT_PARTS):
-        length = b.length[i]
-        texts.append((<const char*>b.text)[at:at + length].decode("utf-8", "surrogateescape"))
-        at += length
-    ip, port = address_to_python(&b.flow.peer)
-    in_step = sum(<object>b.in_step[i] << (64 * i) for i in range(SLOT_WORDS))
-    return (texts[TEXT_AOR], texts[TEXT_CONTACT], texts[TEXT_INSTANCE], b.reg_id, b.q, texts[TEXT_PATH],
-            texts[TEXT_CALL_ID], b.cseq, (b.expires_at + wall) / 1e6, (b.refreshed_at + wall) / 1e6, ip, port,
-            b.flow.listener, b.flow.stream, texts[TEXT_USER_AGENT], b.flags & KEPT_FLAGS, in_step, b.rtt or -1,
-            not b.flags & DEAD_FLOW)
-
-
-cdef tuple read_bindings(Bindings* table, uint32_t after, uint32_t limit, int64_t now):
-    """Up to *limit* bindings after number *after*, copied while the worker waits, told when it goes on."""
-    cdef uint32_t index = after + 1, count = 0, most = min(limit, PAGE_MOST), size, i
-    cdef uint32_t high
-    cdef Binding* copies = <Binding*>calloc(most, sizeof(Binding))
-    cdef list rows = []
-    if copies == NULL:
-        raise MemoryError
-    with nogil:
-        bindings_lock(table)
-        high = table.high
-        while index <= high and count < most and index - after <= 16 * PAGE_MOST:
-            if table.slab[index].text != NULL and not table.slab[index].flags & GONE:
-                size = text_size(&table.slab[index])
-                copies[count] = table.slab[index]
-                copies[count].text = <uint8_t*>malloc(size)
-                if copies[count].text != NULL:
-                    memcpy(copies[count].text, table.slab[index].text, size)
-                    count += 1
-            index += 1
-        bindings_unlock(table)
-    try:
-        for i in range(count):
-            rows.append(binding_row(&copies[i], table.wall))
-    finally:
-        for i in range(count):
-            free(copies[i].text)
-        free(copies)
-    return (0 if index > high else index - 1, rows)
-
-
-cdef bint restore_binding(Bindings* table, row, int listeners, int64_t now) except *:
-    """False: it has expired, or there is no room.
-
-    :raises ValueError: the row is none of ours.
-    """
-    cdef const uint8_t* parts[6]
-    cdef uint32_t lengths[6]
-    cdef Flow flow
-    cdef Binding* b
-    cdef uint32_t index, at = 0
-    cdef int i, flags
-    cdef bytes whole
-    cdef const uint8_t* data
-    cdef uint32_t number, sequence
-    cdef uint16_t q
-    cdef int64_t expires, registered
-    (aor, contact, instance, reg_id, q_, path, call_id, cseq, expires_at, registered_at, ip, port, listener, stream,
-     user_agent) = row[:15]
-    texts = [text.encode("utf-8", "surrogateescape") for text in (aor, contact, instance, path, call_id, user_agent)]
-    for text, most in zip(texts, (MAX_AOR, MAX_CONTACT, MAX_INSTANCE, MAX_PATH, MAX_CALL_ID, MAX_USER_AGENT)):
-        if len(text) > most:
-            raise ValueError(f"a text of {aor!r} is too long")
-    # All that can fail does so before anything is kept.
-    number, sequence, q, flags = reg_id, cseq, q_, (row[15] if len(row) > 15 else 0)
-    expires = <int64_t>(float(expires_at) * 1e6) - table.wall
-    registered = <int64_t>(float(registered_at) * 1e6) - table.wall
-    memset(&flow, 0, sizeof(Flow))
-    if not address_from_text(ip, port, &flow.peer):
-        raise ValueError(f"{ip!r} is no address")
-    flow.listener = <uint8_t>(listener if 0 <= listener < listeners else 0)
-    flow.stream = ANY_STREAM if stream else 0  # its number is somebody else's by now
-    if expires <= now:
-        return False
-    whole = b"".join(texts) + bytes(64)
-    data = <const uint8_t*><const char*>whole
-    for i in range(TEXT_PARTS):
-        lengths[i] = <uint32_t>len(texts[i])
-        parts[i] = data + at
-        at += lengths[i]
-    key = contact_hash(data, span_of(lengths[0], lengths[0] + lengths[1]))
-    index = add_binding(table, data, lengths[0], parts, lengths, key, agent_hash(
-        aor_hash(data, lengths[0]), data, span_of(lengths[0] + lengths[1], lengths[0] + lengths[1] + lengths[2]), key),
-        &flow)
-    if index == 0:
-        return False
-    b = &table.slab[index]
-    b.reg_id = number
-    b.q = min(q, 1000)
-    b.cseq = sequence
-    b.refreshed_at = min(registered, now)
-    b.version = 1
-    b.flags = <uint16_t>(flags & KEPT_FLAGS)
-    if stream:
-        b.flags |= DEAD_FLOW
-    expire_at(table, index, expires)
-    return True
-
-
-cdef restore_bindings(Bindings* table, rows, int listeners, int64_t now):
-    """Put back what was kept; gives how many. A flow that was a connection is dead; what has expired is left out.
-
-    :raises ValueError: a row is none of ours.
-    """
-    try:
-        return sum([restore_binding(table, row, listeners, now) for row in rows])
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"no binding: {error}") from error

@@ -21,6 +21,7 @@ cdef void engine_transport_error(Proxy* p, const uint8_t* data, uint32_t size, c
 cdef void engine_stream_closed(Proxy* p, uint32_t stream, int64_t now) noexcept nogil
 cdef void engine_credentials(Proxy* p, const uint8_t* data, uint32_t size, int has, bint failed, int64_t lifetime,
                              int64_t now) noexcept nogil
+cdef void engine_share(Proxy* p, const uint8_t* letter, int64_t now) noexcept nogil
 cdef tuple credential_letter(str user, str realm, bytes md5, bytes sha256, bytes sha512_256, bint known)
 cdef engine_restore(Proxy* p, rows, int64_t now)
 cdef bint engine_decide(Proxy* p, int64_t handle, int slot, int64_t now) noexcept nogil

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ubisip.core.accounts cimport accounts_close, accounts_open
 from ubisip.core.address cimport Address, Flow, address_from_text, address_to_python
-from ubisip.core.bindings cimport bindings_close, bindings_open, find_flow, read_bindings, restore_bindings
+from ubisip.core.bindings cimport bindings_close, bindings_open, find_flow
 from ubisip.core.digest cimport ALGORITHMS
 from ubisip.core.events cimport EVENT_PROBE, emit, events_close, events_open, take_events, take_journal
 from ubisip.core.machines cimport CLIENT_OTHER, SERVER_INVITE
@@ -29,6 +29,7 @@ from ubisip.core.registrar cimport credentials_failed, credentials_known, expire
 from ubisip.core.reply cimport answer
 from ubisip.core.request cimport decide, receive_request, server_timer
 from ubisip.core.response cimport client_timer, leave_destination, receive_response, transport_failed
+from ubisip.core.rows cimport ended_letter, read_bindings, restore_bindings, share_binding, shared_letter
 from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_peer, set_hop
 from ubisip.core.stun cimport is_stun, receive_stun
 from ubisip.core.targets cimport forget_old_calls, targets_close, targets_open
@@ -264,7 +265,7 @@ cdef Proxy* open_proxy(Snapshot snapshot, keys, int64_t now) except NULL:
     if not (transactions_open(&p.transactions, snapshot.view.max_transactions, now)
             and targets_open(&p.targets, snapshot.view.max_calls) and outbox_open(&p.outbox)
             and events_open(&p.events) and events_open(&p.streams) and events_open(&p.journal)
-            and bindings_open(&p.bindings, snapshot.view.agents.max_bindings or 1, now)
+            and bindings_open(&p.bindings, snapshot.view.agents.max_bindings or 1, snapshot.view.agents.max_shared, now)
             and accounts_open(&p.accounts, max(ACCOUNTS_LEAST, 4 * snapshot.view.agents.max_bindings))):
         close_proxy(p)
         raise MemoryError
@@ -323,7 +324,8 @@ cdef dict proxy_statistics(Proxy* p):
         "buffers": p.transactions.pool.out,
         "pending": p.pending,
         "calls": p.targets.call_count,
-        "bindings": p.bindings.used - p.bindings.gone,
+        "bindings": p.bindings.used - p.bindings.gone - p.bindings.shared,
+        "shared_bindings": p.bindings.shared,
         "agents": p.bindings.agents,
         "pdd": {
             "buckets": [(pdd_bounds[i], p.pdd.bucket[i]) for i in range(PDD_BUCKETS)],
@@ -344,6 +346,12 @@ cdef engine_restore(Proxy* p, rows, int64_t now):
     finally:
         if p.bindings.used:
             all_behind(p)
+
+
+cdef void engine_share(Proxy* p, const uint8_t* letter, int64_t now) noexcept nogil:
+    """What another gateway told of a binding that it holds."""
+    set_now(p, now)
+    share_binding(p, letter)
 
 
 cdef tuple credential_letter(str user, str realm, bytes md5, bytes sha256, bytes sha512_256, bint known):
@@ -457,8 +465,14 @@ cdef class Engine:
     def take_journal(self):
         return take_journal(&self.proxy.journal)
 
-    def bindings(self, uint32_t after, uint32_t limit, double now):
-        return read_bindings(&self.proxy.bindings, after, limit, to_us(now))
+    def bindings(self, uint32_t after, uint32_t limit, double now, uint32_t home=0):
+        return read_bindings(&self.proxy.bindings, after, limit, home)
+
+    def share(self, row, uint32_t home, str hop, double now):
+        engine_share(self.proxy, shared_letter(row, home, hop), to_us(now))
+
+    def end_shared(self, str aor, str contact, str instance, uint32_t reg_id, uint32_t home, double now):
+        engine_share(self.proxy, ended_letter(aor, contact, instance, reg_id, home), to_us(now))
 
     def restore(self, rows, double now):
         return engine_restore(self.proxy, rows, to_us(now))

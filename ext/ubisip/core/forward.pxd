@@ -15,6 +15,7 @@ cdef enum KeyKind:
     KEY_OTHER = 3
     KEY_PROBE = 4
 
+cdef int breadth_line(const ParsedMessage* m, int after) noexcept nogil
 cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan, const Flow* hop,
                   int slot) noexcept nogil
 cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, int* status) noexcept nogil

@@ -6,12 +6,13 @@ from libc.string cimport memcpy
 from ubisip.core.address cimport ANY_STREAM, Flow, write_number
 from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert, insert_span, splice
 from ubisip.core.events cimport EVENT_FAILOVER, EVENT_SETUP, EventKind, emit
+from ubisip.core.headers cimport NameAddr, parse_name_addr
 from ubisip.core.machines cimport CLIENT_INVITE, CLIENT_OTHER, PROCEEDING, SERVER_INVITE
 from ubisip.core.identity cimport loop_hash, tag_hash
 from ubisip.core.message cimport (
-    HEADER_CALL_ID, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_RECORD_ROUTE, HEADER_ROUTE, HEADER_TO, HEADER_VIA,
-    METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH, METHOD_REGISTER,
-    ParsedMessage, next_header, parse_message,
+    HEADER_CALL_ID, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_OTHER, HEADER_RECORD_ROUTE, HEADER_ROUTE, HEADER_TO,
+    HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH,
+    METHOD_REGISTER, ParsedMessage, header_value, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
@@ -21,17 +22,18 @@ from ubisip.core.proxy cimport (
 from ubisip.core.reply cimport add_content_length, mark_via
 from ubisip.core.route cimport RoutePlan, preprocess
 from ubisip.core.snapshot cimport TRANSPORT_TCP, Destination, Listener, listener_for, set_hop
-from ubisip.core.span cimport Span
+from ubisip.core.span cimport Span, same_name, span_of
 from ubisip.core.targets cimport ALL_FULL, choose, may_take, take_call
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport (
-    BRANCH_LENGTH, TOKEN_LENGTH, Branch, Token, Vouched, sign_branch, write_branch, write_token,
+    BRANCH_LENGTH, TOKEN_LENGTH, Branch, Token, Vouched, read_token, sign_branch, write_branch, write_token,
 )
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, TO_AGENT, WANT_CANCEL,
+    ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, PEER_GATEWAY, TO_AGENT,
+    WANT_CANCEL,
     Transaction, adopt, create, find, keep, release, schedule,
 )
-from ubisip.core.uri cimport uri_parameter
+from ubisip.core.uri cimport Uri, parse_uri, uri_parameter
 
 
 cdef enum:
@@ -105,6 +107,18 @@ cdef bint makes_dialog(const ParsedMessage* m) noexcept nogil:
         and m.method != METHOD_MESSAGE and m.method != METHOD_PUBLISH and m.method != METHOD_ACK
 
 
+cdef bint take_token(Proxy* p, const ParsedMessage* m, const RoutePlan* plan, Token* token) noexcept nogil:
+    """That of the gateway which sent us the request, for the agent whom we reach: one dialog has one token, so that
+    either of us, or any other, routes it alone."""
+    cdef int line = m.first[HEADER_RECORD_ROUTE]
+    cdef NameAddr value
+    cdef Uri uri
+    cdef Span text
+    return line >= 0 and parse_name_addr(m.data, header_value(m, line), True, &value) and \
+        parse_uri(m.data, value.uri, &uri) and uri_parameter(m.data, &uri, b"u", 1, &text) and \
+        read_token(&p.keys, m.data, text, m.call_id, token) and token.callee == plan.agent
+
+
 cdef void edit_record_route(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, uint64_t from_agent,
                             const RoutePlan* plan, const Flow* hop, int slot, uint32_t at) noexcept nogil:
     """Step 4: one value, or two when the sides differ (RFC 5658); both carry the token that routes the dialog."""
@@ -113,11 +127,12 @@ cdef void edit_record_route(Proxy* p, const ParsedMessage* m, const Flow* from_,
     cdef int line = m.first[HEADER_RECORD_ROUTE]
     if not makes_dialog(m):
         return
-    token.caller = p.view.destinations[from_slot].id if from_slot >= 0 else from_agent
-    token.callee = p.view.destinations[slot].id if slot >= 0 else plan.agent
-    token.tag = tag_hash(m, m.from_.tag)
-    token.caller_listener = from_.listener
-    token.callee_listener = hop.listener
+    if from_slot != PEER_GATEWAY or not take_token(p, m, plan, &token):
+        token.caller = p.view.destinations[from_slot].id if from_slot >= 0 else from_agent
+        token.callee = p.view.destinations[slot].id if slot >= 0 else plan.agent
+        token.tag = tag_hash(m, m.from_.tag)
+        token.caller_listener = from_.listener
+        token.callee_listener = hop.listener
     write_token(&p.keys, &token, m.data, m.call_id, text)
     if line >= 0:
         at = m.headers[line].line
@@ -186,6 +201,28 @@ cdef void make_branch(Proxy* p, const ParsedMessage* m, const Flow* from_, uint8
     sign_branch(&p.keys, branch, &vouched)
 
 
+cdef int breadth_line(const ParsedMessage* m, int after) noexcept nogil:
+    """The next Max-Breadth behind header line number *after*; -1: there is none."""
+    cdef int i
+    for i in range(after + 1, m.count):
+        if m.headers[i].id == HEADER_OTHER and m.headers[i].name_length == 11 and \
+                same_name(m.data, span_of(m.headers[i].line, m.headers[i].line + 11), b"max-breadth", 11):
+            return i
+    return -1
+
+
+cdef void edit_breadth(Proxy* p, const ParsedMessage* m, uint32_t breadth, uint32_t at) noexcept nogil:
+    """What this branch may fork into, in place of what the request came with (RFC 5393 section 5.3.3)."""
+    cdef char text[32]
+    cdef int line = breadth_line(m, -1)
+    cdef uint32_t n = put(text, 0, b"Max-Breadth: ", 13)
+    n += write_number(breadth, text + n)
+    insert(&p.edits, at, text, put(text, n, b"\r\n", 2))
+    while line >= 0:
+        delete(&p.edits, m.headers[line].line, m.headers[line].end)
+        line = breadth_line(m, line)
+
+
 cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_, int from_slot, uint64_t from_agent,
                             const RoutePlan* plan, const Flow* hop, int slot, const Branch* branch,
                             uint8_t** out) noexcept nogil:
@@ -195,6 +232,8 @@ cdef uint32_t write_request(Proxy* p, const ParsedMessage* m, const Flow* from_,
     edit_request_uri(p, m, plan, slot)
     insert_via(p, at, &p.view.listeners[hop.listener], branch)
     edit_max_forwards(p, m, at)
+    if plan.breadth:
+        edit_breadth(p, m, plan.breadth, at)
     edit_record_route(p, m, from_, from_slot, from_agent, plan, hop, slot, at)
     mark_via(m, from_, &p.edits)
     edit_routes(p, m, plan)

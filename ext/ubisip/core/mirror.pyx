@@ -414,8 +414,8 @@ cdef void look_after(Proxy* p, int slot) noexcept nogil:
         return
     for _looks in range(LOOKS):
         index = index + 1 if index < p.bindings.high else 1
-        if p.bindings.slab[index].text != NULL and not p.bindings.slab[index].flags & GONE and \
-                is_in_step(&p.bindings.slab[index], slot):
+        if p.bindings.slab[index].text != NULL and p.bindings.slab[index].home == 0 and \
+                not p.bindings.slab[index].flags & GONE and is_in_step(&p.bindings.slab[index], slot):
             send_register(p, index, slot, True)
             break
     p.registrar.look = index
@@ -487,7 +487,7 @@ cdef void bring_in_step(Proxy* p) noexcept nogil:
             complete = True
             index = 0
             break
-        if p.bindings.slab[index].text != NULL:
+        if p.bindings.slab[index].text != NULL and p.bindings.slab[index].home == 0:
             p.registrar.fresh += p.bindings.slab[index].asked_at == 0
             asks += offer(p, index, lacks)
         if asks == STEP_ASKS or outbox_nearly_full(&p.outbox):

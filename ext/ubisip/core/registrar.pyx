@@ -14,7 +14,7 @@ from ubisip.core.bindings cimport (
     BY_CONTACT, CHANGED, DEAD_FLOW, END_EXPIRED, END_FLOW_LOST, END_REPLACED, END_UNREGISTERED, GONE, MAX_CALL_ID,
     MAX_USER_AGENT, OUTBOUND_BINDING, TEXT_CALL_ID, TEXT_CONTACT, TEXT_INSTANCE, TEXT_PATH,
     TEXT_USER_AGENT, Binding, Wanted, add_binding, agent_hash, aor_hash, binding_text, bindings_lock, bindings_unlock,
-    expire_at, find_flow, first_binding, next_binding, next_of_flow, note_binding, note_end, remove_binding,
+    expire_at, find_flow, first_own, next_of_flow, next_own, note_binding, note_end, remove_binding,
     rewrite_binding, same_flow,
 )
 from ubisip.core.contacts cimport (
@@ -184,13 +184,13 @@ cdef bint same_call(const Binding* b, const ParsedMessage* m) noexcept nogil:
 
 cdef bint is_repeated(Proxy* p, const ParsedMessage* m, const Register* r) noexcept nogil:
     """The same REGISTER made a binding already, by the same flow: its answer got lost."""
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
+    cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length)
     cdef const Binding* b
     while index:
         b = &p.bindings.slab[index]
         if b.cseq == m.cseq and same_call(b, m) and same_flow(&b.flow, &r.flow):
             return True
-        index = next_binding(&p.bindings, index)
+        index = next_own(&p.bindings, index)
     return False
 
 
@@ -202,7 +202,7 @@ cdef bint same_instance(const Binding* b, const ParsedMessage* m, const Wanted* 
 
 cdef uint32_t find_wanted(Proxy* p, const ParsedMessage* m, const Register* r, const Wanted* wanted) noexcept nogil:
     """The binding that a contact stands for: of its instance and reg-id (RFC 5626 section 6), else of its URI."""
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
+    cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length)
     cdef const Binding* b
     while index:
         b = &p.bindings.slab[index]
@@ -211,7 +211,7 @@ cdef uint32_t find_wanted(Proxy* p, const ParsedMessage* m, const Register* r, c
                 return index
         elif b.contact == wanted.key and b.reg_id == 0:
             return index
-        index = next_binding(&p.bindings, index)
+        index = next_own(&p.bindings, index)
     return 0
 
 
@@ -293,14 +293,14 @@ cdef void unregister(Proxy* p, const ParsedMessage* m, uint32_t index) noexcept 
 
 cdef bint remove_all(Proxy* p, const ParsedMessage* m, const Register* r) noexcept nogil:
     """Contact: * (step 6); False: one of the bindings is from a later REGISTER of the same call."""
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), next
+    cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length), next
     while index:
         if check_order(p, m, r, index) != 0:
             return False
-        index = next_binding(&p.bindings, index)
-    index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
+        index = next_own(&p.bindings, index)
+    index = first_own(&p.bindings, r.hash, r.aor, r.aor_length)
     while index:
-        next = next_binding(&p.bindings, index)
+        next = next_own(&p.bindings, index)
         unregister(p, m, index)
         index = next
     return True
@@ -337,12 +337,12 @@ cdef struct Change:          # what a REGISTER would make of the number of bindi
 
 
 cdef void count_bindings(const Proxy* p, const Register* r, Change* change) noexcept nogil:
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length)
+    cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length)
     memset(change, 0, sizeof(Change))
     while index:
         change.total += not p.bindings.slab[index].flags & GONE
         change.living += not p.bindings.slab[index].flags & (GONE | DEAD_FLOW)
-        index = next_binding(&p.bindings, index)
+        index = next_own(&p.bindings, index)
 
 
 cdef bint check_room(Proxy* p, const ParsedMessage* m, const Flow* from_, const Change* change,
@@ -354,7 +354,8 @@ cdef bint check_room(Proxy* p, const ParsedMessage* m, const Flow* from_, const 
         at += write_number(p.view.agents.max_contacts, <char*>reason + at)
         reason[at] = 0
         return refuse(p, m, from_, server, 403, <const char*>reason, NULL)
-    if change.made and p.bindings.used + change.made > min(p.bindings.capacity, p.view.agents.max_bindings):
+    if change.made and p.bindings.used - p.bindings.shared + change.made > min(
+            p.bindings.capacity - p.bindings.most_shared, p.view.agents.max_bindings):
         p.counters[BOUND_BINDINGS] += 1
         come_back(p, m, from_, server, 30, 60)
         return False
@@ -363,9 +364,9 @@ cdef bint check_room(Proxy* p, const ParsedMessage* m, const Flow* from_, const 
 
 cdef void drop_dead(Proxy* p, const Register* r) noexcept nogil:
     """Contacts whose flows are dead make room for others: nothing reaches them any more. The lock is held."""
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), next
+    cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length), next
     while index:
-        next = next_binding(&p.bindings, index)
+        next = next_own(&p.bindings, index)
         if p.bindings.slab[index].flags & DEAD_FLOW and not p.bindings.slab[index].flags & GONE:
             end_binding(p, index, END_REPLACED)
         index = next
@@ -481,18 +482,24 @@ cdef uint32_t put_date(const Proxy* p, uint8_t* out, uint32_t at) noexcept nogil
 
 
 cdef uint32_t put_bindings(Proxy* p, const Register* r, uint8_t* out) noexcept nogil:
-    """Every binding of the address of record, Path, Date (steps 8 and 9, RFC 3327 section 5.3, RFC 5626 section 6)."""
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), at = 0
+    """Every binding of the address of record, Path, Service-Route, Date (steps 8 and 9, RFC 3327 section 5.3, RFC 3608
+    section 6.3, RFC 5626 section 6)."""
+    cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length), at = 0
     cdef bint outbound = False
     while index and at < REPLY_ROOM - 2048:
         if not p.bindings.slab[index].flags & (GONE | DEAD_FLOW):
             at = put_contact(p, &p.bindings.slab[index], out, at)
             outbound = outbound or (p.bindings.slab[index].flags & OUTBOUND_BINDING and r.outbound)
-        index = next_binding(&p.bindings, index)
+        index = next_own(&p.bindings, index)
     if r.path_length:
         at = put(out, at, b"Path: ", 6)
         at = put(out, at, <const char*>r.path, r.path_length)
         at = put(out, at, b"\r\n", 2)
+    if p.view.agents.service_route:
+        at = put(out, at, b"Service-Route: <sip:", 20)
+        at = put(out, at, p.view.listeners[r.flow.listener].record_route.text,
+                 p.view.listeners[r.flow.listener].record_route.length)
+        at = put(out, at, b";lr>\r\n", 6)
     if outbound:
         at = put(out, at, b"Require: outbound\r\nFlow-Timer: ", 31)
         at += write_number(FLOW_TIMER, <char*>out + at)
@@ -584,12 +591,12 @@ cdef void register_agent(Proxy* p, const ParsedMessage* m, const Flow* from_, ui
 
 cdef bint mirror_all(Proxy* p, const Register* r, uint32_t server) noexcept nogil:
     """Tell the servers of every binding that changed; True: the answer waits for enough of them (DESIGN section 8)."""
-    cdef uint32_t index = first_binding(&p.bindings, r.hash, r.aor, r.aor_length), next
+    cdef uint32_t index = first_own(&p.bindings, r.hash, r.aor, r.aor_length), next
     cdef uint32_t asked = 0
     if p.view.agents.mirror == MIRROR_OFF:
         return False
     while index:
-        next = next_binding(&p.bindings, index)
+        next = next_own(&p.bindings, index)
         if p.bindings.slab[index].flags & CHANGED:
             p.bindings.slab[index].flags &= <uint16_t>~<uint16_t>CHANGED
             asked += mirror_binding(p, index, server)
@@ -613,7 +620,7 @@ cdef bint expire_bindings(Proxy* p) noexcept nogil:
             return False
         bindings_lock(&p.bindings)
         if not p.bindings.slab[index].flags & GONE:
-            p.counters[EXPIRED] += 1
+            p.counters[EXPIRED] += p.bindings.slab[index].home == 0
             note_end(&p.bindings, index, END_EXPIRED, p.now)
         remove_binding(&p.bindings, index)
         bindings_unlock(&p.bindings)

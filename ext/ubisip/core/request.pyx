@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 from ubisip.core.address cimport Address, Flow, parse_ip
 from ubisip.core.agents cimport (
-    AGENT_AWAY, AGENT_BOUND, PEER_AGENT, AgentTarget, agent_at, agent_hop, cancel_rung, find_target, is_agent_id, ring,
+    AGENT_AWAY, AGENT_BOUND, AgentTarget, agent_at, agent_hop, breadth_of, cancel_rung, find_target, is_agent_id, ring,
 )
 from ubisip.core.contacts cimport is_for_registrar
 from ubisip.core.context cimport create_server, is_scarce
@@ -35,15 +35,16 @@ from ubisip.core.response cimport conclude
 from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess, resolve
 from ubisip.core.snapshot cimport (
     TRANSPORT_TLS, TRANSPORT_WSS, Transport,
-    SIDE_CARRIER, SIDE_SERVER, Side, find_destination, find_peer, find_source, is_emergency_number, set_hop,
+    SIDE_CARRIER, SIDE_SERVER, Side, find_destination, find_peer, find_source, is_emergency_number,
+    is_gateway, set_hop,
 )
 from ubisip.core.span cimport Span, span_of
 from ubisip.core.targets cimport ALL_FULL, allow, choose, has_room
 from ubisip.core.timers cimport T2, T4
 from ubisip.core.token cimport Branch, read_branch
 from ubisip.core.transactions cimport (
-    CANCELLED, EMERGENCY_CALL, FIXED, MIRRORED, NEW_CALL, OVERDUE, PARKED, TO_AGENT, WANTS_CREDENTIALS, Transaction,
-    destroy, find, handle_of, index_of, release, schedule,
+    CANCELLED, EMERGENCY_CALL, FIXED, MIRRORED, NEW_CALL, OVERDUE, PARKED, PEER_AGENT, PEER_GATEWAY, TO_AGENT,
+    WANTS_CREDENTIALS, Transaction, destroy, find, handle_of, index_of, release, schedule,
 )
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL
 
@@ -65,10 +66,12 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
         agent = agent_at(p, m, from_) if p.bindings.used else 0
         if agent == 0 and p.view.agents.enabled:
             agent = agent_in_dialog(p, m)
-        if agent == 0:
-            refuse_stranger(p, m, from_)
-            return
         peer = PEER_AGENT
+        if agent == 0:
+            if not from_gateway(p, m, from_):
+                refuse_stranger(p, m, from_)
+                return
+            peer = PEER_GATEWAY
     server_key(p.secret, m, False, key)
     server = find(&p.transactions, key)
     if m.method == METHOD_ACK:
@@ -93,6 +96,12 @@ cdef uint64_t agent_in_dialog(Proxy* p, const ParsedMessage* m) noexcept nogil:
         return 0
     party = plan.token.caller if tag_hash(m, m.from_.tag) == plan.token.tag else plan.token.callee
     return party if is_agent_id(party) else 0
+
+
+cdef bint from_gateway(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
+    """Another gateway of ours sends it to an agent whose flow is here, by the token of that flow."""
+    cdef RoutePlan plan
+    return is_gateway(p.view, from_) and preprocess(p, m, &plan) == 0 and plan.agent != 0
 
 
 cdef void refuse_stranger(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -205,8 +214,9 @@ cdef int token_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, Flow* hop,
     hop.listener = plan.token.callee_listener if downstream else plan.token.caller_listener
     if hop.listener >= p.view.listener_count:
         hop.listener = 0
-    if is_agent_id(party) and agent_hop(p, party, 0, plan, hop):
-        plan.path_length = 0  # the dialog's own route set says the way
+    if is_agent_id(party) and agent_hop(p, party, 0, False, plan, hop):
+        if plan.reg_id <= 0xFFFF:
+            plan.path_length = 0  # the dialog's own route set says the way, but to a flow that another gateway holds
         return 0
     if not plan.own and resolve(p, m.data, &plan.request_uri, hop, slot):
         return 0
@@ -255,19 +265,19 @@ cdef int next_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, int peer, F
             return 404
         if plan.token_state == TOKEN_GOOD:
             return 0
-        if peer == PEER_AGENT and is_member(p, hop, slot[0]):
+        if peer <= PEER_AGENT and is_member(p, hop, slot[0]):
             return 0 if is_across(p, peer, slot[0]) else 403  # past the servers there is no way out for a phone
         return 0 if is_member(p, hop, slot[0]) or follow(p) else 403
     if plan.token_state == TOKEN_GOOD:
         return token_hop(p, m, plan, hop, slot)
     if plan.agent:
-        return 0 if agent_hop(p, plan.agent, plan.reg_id, plan, hop) else 430
+        return 0 if agent_hop(p, plan.agent, plan.reg_id, peer == PEER_GATEWAY, plan, hop) else 430
     if plan.maddr.length:
         return 403  # a foreign maddr is the only target (section 16.5), and no peer of ours is named that way
     if plan.own:
         return NEW
     if m.to.tag.length and resolve(p, m.data, &plan.request_uri, hop, slot) and is_member(p, hop, slot[0]) and \
-            (peer != PEER_AGENT or is_across(p, peer, slot[0])):
+            (peer > PEER_AGENT or is_across(p, peer, slot[0])):
         return 0
     if parse_ip(m.data, plan.request_uri.host, &literal):
         # A literal of no peer of ours: we are no relay for strangers' addresses.
@@ -417,6 +427,9 @@ cdef void call_agent(Proxy* p, const ParsedMessage* m, const Flow* from_, int pe
                      const uint64_t* key) noexcept nogil:
     """A new request for an address of record of ours: to his phones (section 16.5)."""
     cdef uint32_t server
+    if breadth_of(m) == 0:
+        answer(p, m, from_, 440, b"Max-Breadth Exceeded", NULL)
+        return
     if not is_emergency(p, m) and not admit(p, m, from_, peer):
         return
     server = create_server(p, m, from_, peer, key, call_hash(m))

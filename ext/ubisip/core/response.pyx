@@ -40,8 +40,8 @@ from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
 from ubisip.core.token cimport BRANCH_LENGTH, Branch, Vouched, read_branch, read_hex, verify_branch
 from ubisip.core.uri cimport SCHEME_SIP, Uri
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, MIRRORED, NEW_CALL, OVERDUE, OWN_CANCEL, PROBE, RANG, TO_AGENT, WANT_CANCEL,
-    Transaction, destroy, find, keep, release, schedule,
+    ABANDONED, CANCELLED, CANCEL_SENT, MIRRORED, NEW_CALL, OVERDUE, OWN_CANCEL, PEER_GATEWAY, PROBE, RANG, TO_AGENT,
+    WANT_CANCEL, Transaction, destroy, find, keep, release, schedule,
 )
 
 
@@ -500,8 +500,8 @@ cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint r
 
 
 cdef bint is_servers(const Proxy* p, const Transaction* s) noexcept nogil:
-    """It came from a server, which knows how to go on after a 430: by the agent's other site (RFC 5626 11.5)."""
-    return s.slot >= 0 and p.view.destinations[s.slot].side == SIDE_SERVER
+    """It came from a server or a gateway, which can go on after a 430: by the agent's other flow (RFC 5626 11.5)."""
+    return s.slot == PEER_GATEWAY or s.slot >= 0 and p.view.destinations[s.slot].side == SIDE_SERVER
 
 
 cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:

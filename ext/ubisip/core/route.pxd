@@ -36,6 +36,7 @@ cdef struct RoutePlan:
     uint32_t target_length
     const uint8_t* path      # the Path of the binding, for the Route set
     uint32_t path_length
+    uint32_t breadth         # Max-Breadth of this branch of a fork (RFC 5393); 0: it stays as it came
     int first
     int end
     int count

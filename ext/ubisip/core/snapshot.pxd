@@ -93,6 +93,10 @@ cdef struct AgentsView:      # [agents] of the configuration
     Text realm
     Text domains[DOMAINS]    # lower case
     int domain_count
+    int algorithms[3]        # that are offered, in this order
+    int algorithm_count
+    int offered              # a bit for each of them
+    bint service_route       # phones are told to send everything through the gateway
     Mirror mirror
     uint32_t mirror_quorum
     uint32_t min_expires     # seconds
@@ -100,6 +104,7 @@ cdef struct AgentsView:      # [agents] of the configuration
     uint32_t max_expires
     uint32_t max_contacts
     uint32_t max_bindings
+    uint32_t max_shared      # bindings that other gateways of the site hold
     uint32_t gateway         # our number in the configuration, from 1
 
 cdef struct PlatformView:
@@ -115,6 +120,8 @@ cdef struct PlatformView:
     int network_count
     Alias aliases[ALIASES]
     int alias_count
+    Address gateways[ALIASES]  # where gateways send from; port 0: any, of a connection
+    int gateway_count
     Text emergency[EMERGENCY]
     int emergency_count
     uint8_t failover_on[700]
@@ -150,6 +157,7 @@ cdef int find_destination(const PlatformView* view, uint32_t id) noexcept nogil
 cdef int find_destination_address(const PlatformView* view, const Address* address) noexcept nogil
 cdef int find_destination_host(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
 cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) noexcept nogil
+cdef bint is_gateway(const PlatformView* view, const Flow* flow) noexcept nogil
 cdef bint is_domain(const PlatformView* view, const uint8_t* data, Span host) noexcept nogil
 cdef bint is_mirror(const PlatformView* view, int slot) noexcept nogil
 cdef int listener_for(const PlatformView* view, const Address* address, int preferred,

@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text, is_ipv4, parse_ip, same_address, same_ip
+from ubisip.core.digest cimport ALGORITHM_MD5, ALGORITHM_SHA256, ALGORITHM_SHA512_256
 from ubisip.core.span cimport Span, fold, same_name
 from ubisip.core.token cimport SipHash, siphash_add, siphash_end, siphash_init
 from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, Uri, uri_parameter
@@ -16,6 +17,7 @@ MAX_DESTINATIONS = DESTINATIONS
 POLICIES = {"hash": POLICY_HASH, "least-calls": POLICY_LEAST_CALLS, "round-robin": POLICY_ROUND_ROBIN,
             "weighted": POLICY_WEIGHTED}
 MIRRORS = {"off": MIRROR_OFF, "site": MIRROR_SITE, "platform": MIRROR_PLATFORM}
+ALGORITHM_NUMBERS = {"MD5": ALGORITHM_MD5, "SHA-256": ALGORITHM_SHA256, "SHA-512-256": ALGORITHM_SHA512_256}
 TRANSPORTS = {"udp": TRANSPORT_UDP, "tcp": TRANSPORT_TCP, "tls": TRANSPORT_TLS, "ws": TRANSPORT_WS,
               "wss": TRANSPORT_WSS}
 URI_TRANSPORTS = {"udp": "", "tcp": ";transport=tcp", "tls": ";transport=tls", "ws": ";transport=ws",
@@ -206,6 +208,16 @@ cdef bint is_own(const PlatformView* view, const uint8_t* data, const Uri* uri) 
     return False
 
 
+cdef bint is_gateway(const PlatformView* view, const Flow* flow) noexcept nogil:
+    """It comes from an address of a gateway of ours."""
+    cdef int i
+    for i in range(view.gateway_count):
+        if same_ip(&view.gateways[i], &flow.peer) and view.gateways[i].port == (
+                0 if flow.stream else flow.peer.port):
+            return True
+    return False
+
+
 cdef uint32_t shared_bits(const Address* a, const Address* b) noexcept nogil:
     """How many leading octets two addresses share: the fit of a listener's network."""
     cdef uint32_t i
@@ -352,6 +364,11 @@ cdef class Snapshot:
         for domain in agents.domains:
             set_text(&view.domains[view.domain_count], domain.lower())
             view.domain_count += 1
+        for name in agents.algorithms:
+            view.algorithms[view.algorithm_count] = ALGORITHM_NUMBERS[name]
+            view.algorithm_count += 1
+            view.offered |= 1 << ALGORITHM_NUMBERS[name]
+        view.service_route = agents.service_route
         view.mirror = MIRRORS[agents.mirror]
         view.mirror_quorum = agents.mirror_quorum
         view.min_expires = agents.min_expires
@@ -359,6 +376,7 @@ cdef class Snapshot:
         view.max_expires = agents.max_expires
         view.max_contacts = agents.max_contacts
         view.max_bindings = config.limits.bindings
+        view.max_shared = config.limits.bindings if config.store.soft else 0
 
     cdef add_alias(self, str host, int port):
         cdef Alias* alias
@@ -399,9 +417,13 @@ cdef class Snapshot:
 
     cdef set_aliases(self, config):
         """A call that a carrier sends to a gateway of ours other than the one in its Request-URI is for us too."""
+        cdef PlatformView* view = self.view
         for gateway in config.gateways:
             host, port = split_advertise(gateway.advertise)
             for endpoint in gateway.listen:
+                if address_from_text(endpoint.host, endpoint.port if endpoint.transport == "udp" else 0,
+                                     &view.gateways[view.gateway_count]):
+                    view.gateway_count += 1
                 self.add_alias(f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host, endpoint.port)
                 if host:
                     self.add_alias(host, advertised_port_of(endpoint, port))

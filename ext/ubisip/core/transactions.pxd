@@ -47,6 +47,11 @@ cdef struct Pool:
     void* chunks             # list of what to give back at the end
 
 
+cdef enum:                   # in the place of a peer's slot: where a request came from
+    PEER_AGENT = -2          # a registered agent
+    PEER_GATEWAY = -3        # another gateway of ours, which knows that a flow here leads to the agent
+
+
 cdef struct Transaction:
     uint64_t key[2]
     uint32_t chain           # next in its bucket, or next free

@@ -12,15 +12,15 @@ import os
 import threading
 
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
-from ubisip.core.bindings cimport read_bindings
 from ubisip.core.engine cimport (
     close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe,
-    engine_receive, engine_restore, engine_stream_closed, engine_swap, engine_transport_error, open_proxy,
+    engine_receive, engine_restore, engine_share, engine_stream_closed, engine_swap, engine_transport_error, open_proxy,
     proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
 from ubisip.core.proxy cimport DATAGRAM, SHED_REGISTERS, Proxy
+from ubisip.core.rows cimport ended_letter, read_bindings, shared_letter
 from ubisip.core.snapshot cimport DESTINATIONS, LISTENERS, PlatformView, Snapshot
 
 
@@ -74,6 +74,7 @@ cdef enum LetterKind:
     LETTER_STREAM_FAILED     # one that could not be sent over any
     LETTER_STREAM_CLOSED     # a connection has ended
     LETTER_CREDENTIALS       # what was found out about a user
+    LETTER_BINDING           # another gateway's binding was made, refreshed, or has ended
 
 
 cdef struct Letter:
@@ -318,8 +319,21 @@ cdef class Worker:
     def journal_lost(self):
         return self.proxy.journal.lost
 
-    def bindings(self, uint32_t after=0, uint32_t limit=256):
-        return read_bindings(&self.proxy.bindings, after, limit, clock())
+    def bindings(self, uint32_t after=0, uint32_t limit=256, uint32_t home=0):
+        return read_bindings(&self.proxy.bindings, after, limit, home)
+
+    def share(self, row, uint32_t home, str hop):
+        self._share(shared_letter(row, home, hop))
+
+    def end_shared(self, str aor, str contact, str instance, uint32_t reg_id, uint32_t home):
+        self._share(ended_letter(aor, contact, instance, reg_id, home))
+
+    cdef _share(self, bytes data):
+        cdef Letter* letter = self._letter()
+        letter.kind = LETTER_BINDING
+        letter.data = self._copy(data)
+        letter.length = <uint32_t>len(data)
+        self._post()
 
     def restore(self, rows):
         if self.thread is not None:
@@ -422,6 +436,8 @@ cdef class Worker:
         elif letter.kind == LETTER_CREDENTIALS:
             engine_credentials(self.proxy, letter.data, letter.length, letter.slot, letter.handle != 0, letter.timeout,
                                now)
+        elif letter.kind == LETTER_BINDING:
+            engine_share(self.proxy, letter.data, now)
         elif letter.kind == LETTER_STREAM_FAILED:
             engine_transport_error(self.proxy, letter.data, letter.length, &letter.flow.peer, now)
         elif letter.kind == LETTER_STREAM_CLOSED:
