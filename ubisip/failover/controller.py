@@ -25,6 +25,7 @@ from ubisip.failover.keeper import Keeper
 from ubisip.failover.lease import Keys, Leadership
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
+from ubisip.failover.placement import Placement
 from ubisip.failover.plan import (
     Journal,
     Plan,
@@ -173,6 +174,8 @@ class Controller:
         self._leadership = leadership
         self._notices = notices
         self._reports = Reports(notices, wall)
+        self._placement = Placement()
+        self._acted = [one.name for one in tiers if one.policy.acts_at_members]
         self._watcher = watcher
         self._passwords = passwords
         self._clock = clock
@@ -265,8 +268,20 @@ class Controller:
             except Exception:
                 log.exception("the controller failed at tier %s; it goes on", tier.setup.name)
                 tier.not_before = now + BACK_OFF
+        self._place(now)
         it = self._leadership
         self._reports.ourselves(self._observations.name, store=it.problem if it.alone else "", configuration=it.refusal)
+
+    def _place(self, now: float) -> None:
+        """Leave the lease to who sees more than we do."""
+        own, best = self._observations.sights(self._acted, now)
+        it = self._leadership
+        it.outranked = best > own
+        if self._placement.gives_up(own, best, now, leads=bool(it.epoch), busy=bool(self._running)):
+            why = f"another gateway reaches {best.members} members, we reach {own.members}"
+            log.warning("the lease is given up: %s", why)
+            self._watcher.audit("controller", "lead", "given up", {"epoch": it.epoch, "reason": why})
+            it.hand_over()
 
     def _judge(self, tier: _Tier, now: float) -> None:
         name = tier.setup.name
