@@ -24,7 +24,6 @@ pytestmark = [
 
 PAUSE_BAR = 10.0
 LOST_BAR = 12.0
-BUSY = 6.0
 UNREACHED = 120.0
 STORE_AWAY = 300.0
 
@@ -110,7 +109,7 @@ async def test_two_sites_cut_and_the_witness_sees_both(
         await asyncio.sleep(2.0)
         await writers.until_written(moment + 1.5, 40.0)
         record["write pause, s"] = world.ledger.gap()
-        assert record["write pause, s"] < PAUSE_BAR + BUSY
+        assert record["write pause, s"] < PAUSE_BAR
         await asyncio.sleep(5.0)
         sites.heal("PA2")
         await world.until_verdict("healthy", number=2, timeout=60)
@@ -136,7 +135,7 @@ async def test_pa2_lost_whole(sites: Sites, whole: tuple[World, Etcd], record: d
         sites.isolate("PA2")
         moment = time.monotonic()
         record["first write, s"] = (await writers.until_written(moment, 60.0, old)).at - moment
-        assert record["first write, s"] < LOST_BAR + BUSY
+        assert record["first write, s"] < LOST_BAR
         primary = await writers.until_written(moment, 1.0, old)
         assert primary.server in (3, 4)
         await asyncio.sleep(3.0)
