@@ -28,6 +28,7 @@ from ubisip.failover.observations import Observations
 from ubisip.failover.placement import Placement
 from ubisip.failover.plan import (
     Journal,
+    Known,
     Plan,
     Progress,
     new_journal,
@@ -153,7 +154,7 @@ class Controller:
         leadership: Leadership,
         notices: Notices,
         watcher: Watcher,
-        passwords: Mapping[tuple[str, str], str],
+        known: Known,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -177,7 +178,7 @@ class Controller:
         self._placement = Placement()
         self._acted = [one.name for one in tiers if one.policy.acts_at_members]
         self._watcher = watcher
-        self._passwords = passwords
+        self._known = known
         self._clock = clock
         self._wall = wall
         self._running: dict[str, Journal] = {}
@@ -475,7 +476,7 @@ class Controller:
     def _read(self, value: bytes) -> Journal | None:
         """A journal of the store; None: it cannot be read."""
         try:
-            return unpack(value, self._passwords)
+            return unpack(value, self._known)
         except ValueError as error:
             log.error("a plan in the journal cannot be read: %s", error)
             return None

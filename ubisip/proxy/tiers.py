@@ -95,7 +95,7 @@ class Tiers:
             leadership=self._leadership,
             notices=self._notices,
             watcher=watcher,
-            passwords={(name, it.name): it.password for name, them in targets.items() for it in them},
+            known={(name, it.name): it for name, them in targets.items() for it in them},
             clock=clock,
             wall=wall,
         )
