@@ -22,7 +22,6 @@ NewWorld = Callable[..., Awaitable[World]]
 STEPS = ("freeze", "catch-up", "promote", "repoint", "open", "reign")
 TAKEN_UP = 10.0
 """Seconds within which the next holder has resumed or undone the plan, the lease's 6 included."""
-BUSY = 8.0
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ async def test_controller_killed_between_any_two_steps(databases: Databases, ste
             await driver.until_code("dead-primary")
             journal = await driver.act()
             assert journal.progress is Progress.DONE, told(journal)
-        assert time.monotonic() - began < TAKEN_UP + BUSY
+        assert time.monotonic() - began < TAKEN_UP
         await driver.until_code("replica-down")
     writable = [one for one in databases.servers if one.running and not (await one.facts())["read_only"]]
     assert [one.name for one in writable] == ["db-pa2-2"]
@@ -174,7 +173,7 @@ async def test_leading_gateway_killed_in_a_step(new_world: NewWorld, step: str, 
         world.gateways[leader].kill()
         moment = time.monotonic()
         record["taken up, s"] = (await writers.until_written(moment, 40.0, world.databases.primary)).at - moment
-        assert record["taken up, s"] < TAKEN_UP + BUSY
+        assert record["taken up, s"] < TAKEN_UP
         other = 1 - leader
         await world.until_verdict("replica-down", number=other)
         ends = [progress for _, progress in await world.plans(other)]

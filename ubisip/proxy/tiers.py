@@ -18,13 +18,14 @@ from ubisip.admin.agent_check import Share
 from ubisip.config import Config
 from ubisip.errors import UsageError
 from ubisip.failover.action import PRIMARY, Action, Sink
-from ubisip.failover.controller import Controller, TierSetup, UnknownTier, Watcher
+from ubisip.failover.controller import Controller, UnknownTier, Watcher
 from ubisip.failover.coordination import Store
 from ubisip.failover.inspection import made, probe_of, targets_of
 from ubisip.failover.lease import Fingerprint, Keys, Leadership, Member, hash_of
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
 from ubisip.failover.telling import TellAction
+from ubisip.failover.tier import TierSetup
 from ubisip.health.machine import USABLE, State
 from ubisip.health.probe import Target
 from ubisip.health.prober import Prober, Watched
