@@ -16,6 +16,7 @@ from tiers.mariadb_ledger import Ledger, Writers, check_everywhere
 from tiers.mariadb_rig import Databases, free_hosts
 from tiers.mariadb_world import World
 
+from ubisip.failover.lease import TTL
 from ubisip.failover.plan import Journal, Progress, StepState, pack
 
 NewWorld = Callable[..., Awaitable[World]]
@@ -61,7 +62,9 @@ def is_doing(state: StepState) -> bool:
 @pytest.mark.long
 @pytest.mark.parametrize("taken", [False, True], ids=["before it", "after it"])
 @pytest.mark.parametrize("step", STEPS)
-async def test_controller_killed_between_any_two_steps(databases: Databases, step: str, taken: bool) -> None:
+async def test_controller_killed_between_any_two_steps(
+    databases: Databases, step: str, taken: bool, record: dict[str, float]
+) -> None:
     """Resumed after the point of no return, undone before it, and then done anew: no step has its effect twice."""
     ledger = Ledger()
     async with Driver(databases, epoch=5) as driver:
@@ -81,7 +84,8 @@ async def test_controller_killed_between_any_two_steps(databases: Databases, ste
             await driver.until_code("dead-primary")
             journal = await driver.act()
             assert journal.progress is Progress.DONE, told(journal)
-        assert time.monotonic() - began < TAKEN_UP
+        record["taken up, s"] = time.monotonic() - began
+        assert record["taken up, s"] < TAKEN_UP - TTL
         await driver.until_code("replica-down")
     writable = [one for one in databases.servers if one.running and not (await one.facts())["read_only"]]
     assert [one.name for one in writable] == ["db-pa2-2"]
