@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from tiers.mariadb_cases import NAMES, ballots, rows, tier
+from tiers.mariadb_cases import NAMES, ballots, member, rows, tier
 
 from ubisip.failover.action import Action, MemberView, Refusal, Situation, Step
 from ubisip.failover.actions.mariadb_ackers import AckersAction
@@ -386,8 +387,13 @@ def test_a_switchover_is_planned_or_refused(text: str, wanted: str, request_: st
 def test_the_same_facts_from_the_journal_make_the_same_plan() -> None:
     made = planned(situation(tier("down | conn+errant conn conn+ahead", "DD-")))
     assert isinstance(made, Plan)
-    again = unpack(pack(new_journal(made, 1.0)), {("database", name): "secret" for name in NAMES})
+    known = {
+        ("database", name): replace(member(number).target, parameters={"tls": "on"})
+        for number, name in enumerate(NAMES)
+    }
+    again = unpack(pack(new_journal(made, 1.0)), known)
     assert planned(again.plan.situation) == made
+    assert all(one.target.parameters == {"tls": "on"} for one in again.plan.situation.members)
 
 
 def test_every_code_has_a_sentence_and_every_rule_of_the_kind_a_code() -> None:

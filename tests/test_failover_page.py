@@ -12,9 +12,10 @@ from typer.main import get_command
 from ubisip import plugins
 from ubisip.admin.cli import app
 from ubisip.admin.tier_metrics import tier_families
-from ubisip.failover.lease import CAMPAIGN, RENEW, TTL
+from ubisip.failover.lease import CAMPAIGN, PATIENCE, RENEW, TTL
 from ubisip.failover.notices import REPEAT, RETRY
 from ubisip.failover.observations import STALE
+from ubisip.failover.placement import FINISH, HOLD, RESPITE
 from ubisip.failover.planner import COOL_DOWN
 from ubisip.sections import Tier
 
@@ -65,5 +66,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert f"less than {COOL_DOWN:.0f} s ago" in PAGE and f"not been heard for {STALE} s" in PAGE
     assert f"again every {REPEAT:.0f} s" in PAGE and f"tried again every {RETRY:.0f} s" in PAGE
     assert f"{TTL:.0f} s of the lease, {CAMPAIGN} s until it tries" in PAGE
+    assert f"for {HOLD:.0f} s: gives it up" in PAGE and f"for {FINISH:.0f} s while a plan" in PAGE
+    assert f"better one for {PATIENCE:.0f} s" in PAGE and f"once in {RESPITE:.0f} s" in PAGE
     assert f"{tier.interval} s (`interval`)" in PAGE and f"{tier.fast_interval} s (`fast_interval`)" in PAGE
     assert f"two time-outs of {tier.timeout} s" in PAGE and tier.fall == 2

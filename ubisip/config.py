@@ -155,7 +155,7 @@ def _config(whole: sections.Sections, base_dir: str, file: str, text: str) -> Co
         limits=whole.limits,
         tls=_tls(whole.tls, base_dir),
         agents=_agents(whole.agents, base_dir),
-        store=replace(whole.store, url=_absolute_url(base_dir, whole.store.url)),
+        store=_store(whole.store, base_dir),
         tiers=MappingProxyType({
             name: replace(tier, on=MappingProxyType(usable_rules(tier, whole))) for name, tier in whole.tiers.items()
         }),
@@ -221,6 +221,17 @@ def _tls(tls: Tls | None, base_dir: str) -> Tls | None:
         hosts=MappingProxyType(hosts),
         client_ca=_absolute(base_dir, tls.client_ca),
         server_ca=_absolute(base_dir, tls.server_ca),
+    )
+
+
+def _store(store: Store, base_dir: str) -> Store:
+    return replace(
+        store,
+        url=_absolute_url(base_dir, store.url),
+        ca_file=_absolute(base_dir, store.ca_file),
+        certificate_file=_absolute(base_dir, store.certificate_file),
+        key_file=_absolute(base_dir, store.key_file),
+        password_file=_absolute(base_dir, store.password_file),
     )
 
 

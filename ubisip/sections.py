@@ -273,6 +273,17 @@ class Store:
 
     url: Annotated[str, Matching(r"sqlite:.*|etcd:https?://[^,\s]+(?:,https?://[^,\s]+)*", _STORE)] = "sqlite:"
     """Lease, journal and configuration: `sqlite:` (a file in `state_dir`) or `etcd:` with its members' URLs."""
+    ca_file: _File = ""
+    """PEM file of the authorities that have signed the certificates of etcd's members (`https`). Default: those of the
+    system."""
+    certificate_file: _File = ""
+    """PEM file of a certificate that etcd's members ask for (`--client-cert-auth`). Default: they ask for none."""
+    key_file: _File = ""
+    """PEM file of its private key. Default: it is in the same file."""
+    user: Annotated[str, _Text] = ""
+    """User of etcd, where it has users: with the right to read and write all below `/ubisip/PLATFORM/`."""
+    password_file: _File = ""
+    """File with the password for `user`."""
     soft: Annotated[str, Matching(r"(?:(?:rediss?|unix)://\S+)?", _SOFT)] = ""
     """A Redis of the site, such as `redis://:password@10.2.0.30:6379/0` (also `rediss:` and `unix:`): in it the
     gateways of the site show each other their registrations. Default: each knows its own. See [agents](agents.md)."""

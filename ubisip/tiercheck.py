@@ -11,7 +11,7 @@ from ubisip import plugins
 from ubisip.errors import UsageError
 from ubisip.parameters import SecretError
 from ubisip.schema import Report, nearest
-from ubisip.sections import Parameters, Sections, Tier
+from ubisip.sections import Parameters, Sections, Store, Tier
 from ubisip.toml_lines import Path
 
 TYPE = "type"
@@ -145,7 +145,8 @@ def _parts(path: str) -> Path:
 
 
 def _check_store(file: Sections, report: Report) -> None:
-    """Two controllers that do not see one store would both lead."""
+    """Two controllers that do not see one store would both lead; and what its keys ask of each other."""
+    _check_etcd(file.store, report)
     acting = [name for name, tier in file.tiers.items() if tier.mode != "observe"]
     if acting and len(file.gateways) > 1 and file.store.url == "sqlite:" and not report.broken("store"):
         wanted = (
@@ -153,3 +154,20 @@ def _check_store(file: Sections, report: Report) -> None:
             f" gateways watch over [tiers.{acting[0]}]"
         )
         report.add(("store", "url"), wanted, file.store.url)
+
+
+def _check_etcd(store: Store, report: Report) -> None:
+    """A key that would be of no effect is a mistake: somebody believes in it."""
+    if report.broken("store"):
+        return
+    scheme, _, members = store.url.partition(":")
+    etcd, tls = scheme == "etcd", scheme == "etcd" and "http://" not in members
+    for key, given, wanted, found in (
+        ("ca_file", store.ca_file, tls, "members of etcd by https, or no ca_file"),
+        ("certificate_file", store.certificate_file, tls, "members of etcd by https, or no certificate_file"),
+        ("key_file", store.key_file, bool(store.certificate_file), "certificate_file as well"),
+        ("user", store.user, etcd and bool(store.password_file), "etcd: and password_file as well"),
+        ("password_file", store.password_file, bool(store.user), "user as well"),
+    ):
+        if given and not wanted:
+            report.add(("store", key), found, given)

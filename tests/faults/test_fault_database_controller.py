@@ -16,13 +16,13 @@ from tiers.mariadb_ledger import Ledger, Writers, check_everywhere
 from tiers.mariadb_rig import Databases, free_hosts
 from tiers.mariadb_world import World
 
+from ubisip.failover.lease import TTL
 from ubisip.failover.plan import Journal, Progress, StepState, pack
 
 NewWorld = Callable[..., Awaitable[World]]
 STEPS = ("freeze", "catch-up", "promote", "repoint", "open", "reign")
 TAKEN_UP = 10.0
 """Seconds within which the next holder has resumed or undone the plan, the lease's 6 included."""
-BUSY = 8.0
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def is_doing(state: StepState) -> bool:
 @pytest.mark.long
 @pytest.mark.parametrize("taken", [False, True], ids=["before it", "after it"])
 @pytest.mark.parametrize("step", STEPS)
-async def test_controller_killed_between_any_two_steps(databases: Databases, step: str, taken: bool) -> None:
+async def test_controller_killed_between_any_two_steps(
+    databases: Databases, step: str, taken: bool, record: dict[str, float]
+) -> None:
     """Resumed after the point of no return, undone before it, and then done anew: no step has its effect twice."""
     ledger = Ledger()
     async with Driver(databases, epoch=5) as driver:
@@ -82,7 +84,8 @@ async def test_controller_killed_between_any_two_steps(databases: Databases, ste
             await driver.until_code("dead-primary")
             journal = await driver.act()
             assert journal.progress is Progress.DONE, told(journal)
-        assert time.monotonic() - began < TAKEN_UP + BUSY
+        record["taken up, s"] = time.monotonic() - began
+        assert record["taken up, s"] < TAKEN_UP - TTL
         await driver.until_code("replica-down")
     writable = [one for one in databases.servers if one.running and not (await one.facts())["read_only"]]
     assert [one.name for one in writable] == ["db-pa2-2"]
@@ -174,7 +177,7 @@ async def test_leading_gateway_killed_in_a_step(new_world: NewWorld, step: str, 
         world.gateways[leader].kill()
         moment = time.monotonic()
         record["taken up, s"] = (await writers.until_written(moment, 40.0, world.databases.primary)).at - moment
-        assert record["taken up, s"] < TAKEN_UP + BUSY
+        assert record["taken up, s"] < TAKEN_UP
         other = 1 - leader
         await world.until_verdict("replica-down", number=other)
         ends = [progress for _, progress in await world.plans(other)]

@@ -19,8 +19,6 @@ NewWorld = Callable[..., Awaitable[World]]
 
 KILL_BAR = 2.0
 FROZEN_BAR = 6.0
-BUSY = 3.0
-"""Seconds that a machine shared with other tests may add; `bench/failover.py` measures the bars themselves."""
 
 
 async def test_primary_killed(new_world: NewWorld, record: dict[str, float]) -> None:
@@ -31,7 +29,7 @@ async def test_primary_killed(new_world: NewWorld, record: dict[str, float]) -> 
         world.databases.primary.kill()
         moment = time.monotonic()
         record["first write, s"] = (await writers.until_written(moment, but=world.databases.primary)).at - moment
-        assert record["first write, s"] < KILL_BAR + BUSY
+        assert record["first write, s"] < KILL_BAR
         await asyncio.sleep(0.5)
         world.databases.primary.launch()
         row = await world.until_verdict("healthy")
@@ -53,7 +51,7 @@ async def test_primary_frozen_and_resumed(new_world: NewWorld, record: dict[str,
         frozen.freeze()
         moment = time.monotonic()
         record["first write, s"] = (await writers.until_written(moment, but=frozen)).at - moment
-        assert record["first write, s"] < FROZEN_BAR + BUSY
+        assert record["first write, s"] < FROZEN_BAR
         await asyncio.sleep(60.0 - (time.monotonic() - moment))
         world.hang(frozen.name, False)
         frozen.thaw()
@@ -72,7 +70,7 @@ async def test_primary_frozen_without_a_fence(new_world: NewWorld, record: dict[
         frozen.freeze()
         moment = time.monotonic()
         record["first write, s"] = (await writers.until_written(moment, but=frozen)).at - moment
-        assert record["first write, s"] < FROZEN_BAR + BUSY
+        assert record["first write, s"] < FROZEN_BAR
         frozen.thaw()
         assert not await attempt(frozen, 10**9, 2.0), "it acknowledged a write after it was replaced"
         row = await world.until_verdict("healthy", "errant-member")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from namespaces import Ethernet, available
 from tiers.mariadb_ledger import attempt
-from tiers.mariadb_sites import DATABASES, GATEWAYS, Etcd, Sites, at, platform
+from tiers.mariadb_sites import DATABASES, GATEWAYS, SITES, Etcd, Sites, at, platform
 from tiers.mariadb_world import World
 
 pytestmark = [
@@ -24,9 +24,13 @@ pytestmark = [
 
 PAUSE_BAR = 10.0
 LOST_BAR = 12.0
-BUSY = 6.0
 UNREACHED = 120.0
 STORE_AWAY = 300.0
+
+LEADERS = [pytest.param((site, site), id=site) for site in SITES]
+"""Whose gateway leads, and whose etcd: the primary's site, the other one, the witness."""
+APART = pytest.param(("PA5", "PA2"), id="PA5-etcd-PA2")
+"""The etcd that is asked first has no leader any more once the two sites are cut."""
 
 
 @pytest.fixture
@@ -44,9 +48,10 @@ def sites(tmp_path: Path) -> Iterator[Sites]:
 
 
 @pytest.fixture
-async def whole(sites: Sites, template: Path) -> AsyncIterator[tuple[World, Etcd]]:
-    """The platform over three sites; the witness's gateway leads."""
-    world, etcd = await platform(sites, template)
+async def whole(request: pytest.FixtureRequest, sites: Sites, template: Path) -> AsyncIterator[tuple[World, Etcd]]:
+    """The platform over three sites; the witness leads, or whom the test names."""
+    leader, etcd_leader = getattr(request, "param", ("W", "W"))
+    world, etcd = await platform(sites, template, leader=leader, etcd_leader=etcd_leader)
     yield world, etcd
     print(world.told())
     await world.close()
@@ -67,6 +72,7 @@ async def sample_writable(world: World, seen: list[tuple[str, ...]]) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.parametrize("whole", LEADERS, indirect=True)
 async def test_primary_cut_from_us_but_not_from_its_replicas(sites: Sites, whole: tuple[World, Etcd]) -> None:
     """No gateway reaches it, all replicas do: nobody is promoted, and the verdict says why."""
     world, _ = whole
@@ -88,6 +94,7 @@ async def test_primary_cut_from_us_but_not_from_its_replicas(sites: Sites, whole
     assert await world.check() is world.databases.primary
 
 
+@pytest.mark.parametrize("whole", [*LEADERS, APART], indirect=True)
 async def test_two_sites_cut_and_the_witness_sees_both(
     sites: Sites, whole: tuple[World, Etcd], record: dict[str, float]
 ) -> None:
@@ -102,7 +109,7 @@ async def test_two_sites_cut_and_the_witness_sees_both(
         await asyncio.sleep(2.0)
         await writers.until_written(moment + 1.5, 40.0)
         record["write pause, s"] = world.ledger.gap()
-        assert record["write pause, s"] < PAUSE_BAR + BUSY
+        assert record["write pause, s"] < PAUSE_BAR
         await asyncio.sleep(5.0)
         sites.heal("PA2")
         await world.until_verdict("healthy", number=2, timeout=60)
@@ -115,6 +122,7 @@ async def test_two_sites_cut_and_the_witness_sees_both(
     assert [it["acker"] for it in facts] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("whole", [*LEADERS, APART], indirect=True)
 async def test_pa2_lost_whole(sites: Sites, whole: tuple[World, Etcd], record: dict[str, float]) -> None:
     """PA5 is writable, nothing acknowledged is lost; what comes back acknowledges nothing and rejoins or is named."""
     world, _ = whole
@@ -127,7 +135,7 @@ async def test_pa2_lost_whole(sites: Sites, whole: tuple[World, Etcd], record: d
         sites.isolate("PA2")
         moment = time.monotonic()
         record["first write, s"] = (await writers.until_written(moment, 60.0, old)).at - moment
-        assert record["first write, s"] < LOST_BAR + BUSY
+        assert record["first write, s"] < LOST_BAR
         primary = await writers.until_written(moment, 1.0, old)
         assert primary.server in (3, 4)
         await asyncio.sleep(3.0)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import urllib.request
 from contextlib import suppress
@@ -22,17 +23,21 @@ RABBIT_HOME = Path("/usr/lib/rabbitmq/lib")
 class Rabbitmq:
     """A RabbitMQ of its own, with its own port mapper."""
 
-    def __init__(self, yard: Yard) -> None:
+    def __init__(self, yard: Yard, tls: tuple[str, str] | None = None) -> None:
+        """*tls*: files of certificate and key, of the port ``secure``."""
         require("rabbitmq-server", "epmd")
-        self.port = free_port()
+        self.port, self.secure = free_port(), free_port()
+        self._ports = [self.port] if tls is None else [self.port, self.secure]
         self.address = f"127.0.0.1:{self.port}"
         self._yard = yard
         self._scripts = next(RABBIT_HOME.glob("rabbitmq_server-*/sbin"))
         mapper, distribution = free_port(), free_port()
         folder = yard.folder(f"rabbitmq-{self.port}")
-        config = yard.write(
-            "rabbitmq.conf", "vm_memory_high_watermark.absolute = 2GB\ndisk_free_limit.absolute = 1MB\n"
-        )
+        text = "vm_memory_high_watermark.absolute = 2GB\ndisk_free_limit.absolute = 1MB\n"
+        if tls is not None:
+            text += f"listeners.ssl.1 = 127.0.0.1:{self.secure}\nssl_options.certfile = {tls[0]}\n"
+            text += f"ssl_options.keyfile = {tls[1]}\n"
+        config = yard.write("rabbitmq.conf", text)
         self._environment = {
             "HOME": str(folder),
             "ERL_EPMD_PORT": str(mapper),
@@ -56,7 +61,7 @@ class Rabbitmq:
     def start(self) -> Child:
         """Start it, or start it again after a kill."""
         self.child = self._yard.run("rabbitmq", self._command("rabbitmq-server"), self._environment)
-        return self._yard.until(self.child, lambda: listens(self.port))
+        return self._yard.until(self.child, lambda: all(map(listens, self._ports)))
 
     def _command(self, script: str, *arguments: str) -> list[str]:
         return [*self._yard.command("sh")[:-1], "sh", str(self._scripts / script), *arguments]
@@ -99,10 +104,13 @@ class Alertmanager:
 class Mailbox:
     """An SMTP server that keeps what it gets."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """*tls*: it takes nothing before STARTTLS."""
         self.messages: list[Message] = []
         self.recipients: list[list[str]] = []
-        self._controller = Controller(self, hostname="127.0.0.1", port=free_port())
+        self._controller = Controller(
+            self, hostname="127.0.0.1", port=free_port(), tls_context=tls, require_starttls=tls is not None
+        )
         self._controller.start()
         self.address = f"127.0.0.1:{self._controller.port}"
 

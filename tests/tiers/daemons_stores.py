@@ -33,9 +33,11 @@ def redis(yard: Yard, *options: str) -> tuple[str, Child]:
 class Postgresql:
     """A PostgreSQL server with the user ``watch``, who may read statistics; *primary*: the one that it follows."""
 
-    def __init__(self, yard: Yard, primary: Postgresql | None = None) -> None:
+    def __init__(self, yard: Yard, primary: Postgresql | None = None, tls: tuple[str, str] | None = None) -> None:
+        """*tls*: files of certificate and key; connections in the clear are taken all the same."""
         require("initdb", "postgres", "pg_basebackup", "psql")
         self._yard = yard
+        self._tls = tls
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.data = yard.directory / f"postgresql-{self.port}"
@@ -60,6 +62,8 @@ class Postgresql:
         """Start it, or start it again after a kill."""
         options = {"port": self.port, "listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": 8}
         options |= {"superuser_reserved_connections": 1, "max_wal_senders": 3, "hot_standby": "on"}
+        if self._tls is not None:
+            options |= {"ssl": "on", "ssl_cert_file": self._tls[0], "ssl_key_file": self._tls[1]}
         words = [f"-c{name}={value}" for name, value in options.items()]
         command = self._yard.command("postgres", "-D", str(self.data), "-k", str(self._yard.directory), *words)
         self.child = self._yard.run("postgresql", command)
@@ -128,6 +132,11 @@ directory {directory}
 access to dn.base="" by * read
 access to * by users read by anonymous auth
 """
+SLAPD_TLS = """
+TLSCertificateFile {0}
+TLSCertificateKeyFile {1}
+security simple_bind=128
+"""
 ENTRIES = """
 dn: dc=example,dc=test
 objectClass: dcObject
@@ -137,15 +146,17 @@ dc: example
 """
 
 
-def slapd(yard: Yard) -> tuple[str, Child]:
-    """An OpenLDAP server with one entry; its address."""
+def slapd(yard: Yard, tls: tuple[str, str] | None = None, secure: int = 0) -> tuple[str, Child]:
+    """An OpenLDAP server with one entry; its address. *tls*: files of certificate and key: then it binds nobody in the
+    clear, and on the port *secure* speaks TLS from the first octet on."""
     require("slapd", "slapadd")
     port = free_port()
     folder = yard.folder(f"slapd-{port}")
-    config = yard.write(f"slapd-{port}.conf", SLAPD.format(directory=folder))
+    config = yard.write(f"slapd-{port}.conf", (SLAPD_TLS.format(*tls) if tls else "") + SLAPD.format(directory=folder))
     entries = yard.write("entries.ldif", ENTRIES)
     subprocess.run(yard.command("slapadd", "-f", str(config), "-l", str(entries)), check=True, capture_output=True)
-    command = yard.command("slapd", "-h", f"ldap://127.0.0.1:{port}/", "-f", str(config), "-d", "0")
+    where = f"ldap://127.0.0.1:{port}/" + (f" ldaps://127.0.0.1:{secure}/" if tls else "")
+    command = yard.command("slapd", "-h", where, "-f", str(config), "-d", "0")
     child = yard.run("slapd", command)
     yard.until(child, lambda: listens(port))
     return f"127.0.0.1:{port}", child
@@ -156,7 +167,8 @@ class Galera:
 
     LIBRARY = Path("/usr/lib/galera/libgalera_smm.so")
 
-    def __init__(self, yard: Yard) -> None:
+    def __init__(self, yard: Yard, tls: tuple[str, str] | None = None) -> None:
+        """*tls*: files of certificate and key: then it takes no connection in the clear."""
         require("mariadbd", "mariadb-install-db")
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -168,9 +180,11 @@ class Galera:
         subprocess.run(install, check=True, capture_output=True, cwd=yard.directory)
         users = yard.write(f"users-{self.port}.sql", "CREATE USER watch@'%' IDENTIFIED BY 'secret';\n")
         listen = free_port()
+        secure = [f"--ssl-cert={tls[0]}", f"--ssl-key={tls[1]}", "--require-secure-transport=1"] if tls else []
         command = yard.command(
-            "mariadbd", *common, f"--port={self.port}", "--bind-address=127.0.0.1", "--socket", f"{data}/mysqld.sock",
-            f"--pid-file={data}/pid", "--wsrep-on=ON", f"--wsrep-provider={self.LIBRARY}", "--binlog-format=ROW",
+            "mariadbd", *common, *secure, f"--port={self.port}", "--bind-address=127.0.0.1",
+            "--socket", f"{data}/mysqld.sock", f"--pid-file={data}/pid",
+            "--wsrep-on=ON", f"--wsrep-provider={self.LIBRARY}", "--binlog-format=ROW",
             "--wsrep-cluster-address=gcomm://", "--wsrep-new-cluster", "--innodb-autoinc-lock-mode=2",
             f"--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{listen};ist.recv_addr=127.0.0.1:{free_port()}",
             "--wsrep-node-address=127.0.0.1", f"--init-file={users}", "--innodb-buffer-pool-size=16M",

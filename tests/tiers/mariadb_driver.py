@@ -143,8 +143,8 @@ class Driver:
 
     async def resume(self, journal: bytes) -> Journal:
         """Take up a plan whose controller has died."""
-        passwords = {(TIER, one.name): one.target.password for one in self.databases.servers}
-        return await self._runner().resume(unpack(journal, passwords), self.epoch)
+        known = {(TIER, one.name): one.target for one in self.databases.servers}
+        return await self._runner().resume(unpack(journal, known), self.epoch)
 
     def _runner(self) -> Runner:
         async def write(journal: Journal) -> None:

@@ -9,16 +9,17 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from processes import Child
 from tiers.mariadb_rig import APP, APP_PASSWORD, PORT, Databases, Server
 
 from ubisip.health.mariadb import Session, SqlError, session
-from ubisip.health.probe import Target
+from ubisip.health.probe import NO_FACTS, Target
 
 INSERT = "INSERT INTO app.ledger (id, server) VALUES (%s, @@server_id)"
 WRITERS = 4
@@ -111,9 +112,16 @@ class Ledger:
 class Writers:
     """Applications: each keeps one connection and writes one row after the other; what fails is not tried again."""
 
-    def __init__(self, address: str, ledger: Ledger, count: int = WRITERS, patience: float = 5.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        ledger: Ledger,
+        count: int = WRITERS,
+        patience: float = 5.0,
+        parameters: Mapping[str, Any] = NO_FACTS,
+    ) -> None:
         self.ledger = ledger
-        self._target = Target("app", "app", "", address, APP, APP_PASSWORD)
+        self._target = Target("app", "app", "", address, APP, APP_PASSWORD, parameters)
         self._count = count
         self._patience = patience
         self._tasks: list[asyncio.Task[None]] = []

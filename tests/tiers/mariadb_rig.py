@@ -11,8 +11,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ performance-schema = 0
 max-connections = 60
 thread-cache-size = 16
 """
+CONFIG_TLS = """
+require-secure-transport = 1
+ssl-cert = {certificate}
+ssl-key = {key}
+"""
 
 
 def missing() -> str:
@@ -128,6 +133,8 @@ class Server:
     directory: Path
     prefix: Sequence[str] = ()
     child: Child | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """``tls`` and ``ca_file``, where it wants that."""
 
     @property
     def address(self) -> str:
@@ -135,11 +142,11 @@ class Server:
 
     @property
     def target(self) -> Target:
-        return Target("database", self.name, self.site, self.address, USER, PASSWORD)
+        return Target("database", self.name, self.site, self.address, USER, PASSWORD, self.parameters)
 
     @property
     def admin(self) -> Target:
-        return Target("database", self.name, self.site, self.address, "admin", PASSWORD)
+        return Target("database", self.name, self.site, self.address, "admin", PASSWORD, self.parameters)
 
     @property
     def running(self) -> bool:
@@ -193,9 +200,16 @@ class Databases:
     """The database tier of the platform: the first server is its primary."""
 
     def __init__(
-        self, directory: Path, template: Path, hosts: Sequence[str], prefixes: Sequence[Sequence[str]] = ()
+        self,
+        directory: Path,
+        template: Path,
+        hosts: Sequence[str],
+        prefixes: Sequence[Sequence[str]] = (),
+        tls: tuple[str, str, str] | None = None,
     ) -> None:
-        """*prefixes*: what is put before the command of each."""
+        """*prefixes*: what is put before the command of each; *tls*: files of certificate, key and authority, where
+        they take no connection in the clear."""
+        self._tls = tls
         self.directory = directory
         self._sockets = Path(tempfile.mkdtemp(prefix="db-"))
         self.servers = [
@@ -213,6 +227,10 @@ class Databases:
         shutil.copytree(template, data)
         values = {"data": data, "socket": self._sockets / f"{one.number}", "host": one.host, "port": one.port}
         text = CONFIG.format(**values, number=one.number, acker=int(one.site != SITES[0]))
+        if self._tls is not None:
+            certificate, key, ca_file = self._tls
+            text += CONFIG_TLS.format(certificate=certificate, key=key)
+            one.parameters = {"tls": "on", "ca_file": ca_file}
         (one.directory / "my.cnf").write_text(text)
 
     def __getitem__(self, name: str) -> Server:
@@ -237,15 +255,15 @@ class Databases:
         far = sum(one.site != self.primary.site for one in self.servers)
         await self.until_facts(self.primary, lambda facts: facts["ackers"] == far, "all ackers to be attached")
 
-    @staticmethod
-    async def follow(one: Server, source: Server) -> None:
+    async def follow(self, one: Server, source: Server) -> None:
         """Make *one* a replica of *source*."""
+        tls = f", MASTER_SSL=1, MASTER_SSL_CA='{self._tls[2]}'" if self._tls is not None else ""
         await one.sql(
             "SET SESSION sql_notes = 0",
             "STOP SLAVE",
             f"CHANGE MASTER TO MASTER_HOST='{source.host}', MASTER_PORT={source.port}, MASTER_USER='{USER}', "
             f"MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_HEARTBEAT_PERIOD=0.5, "
-            "MASTER_CONNECT_RETRY=1",
+            f"MASTER_CONNECT_RETRY=1{tls}",
             "START SLAVE",
         )
 

@@ -155,8 +155,8 @@ class Etcd:
             self.children[site] = self.place.run(f"etcd-{site}-again", command)
 
 
-async def platform(place: Sites, template: Path, *, leader: str = "W") -> tuple[World, Etcd]:
-    """The whole, healthy; the gateway and the etcd of *leader* lead."""
+async def platform(place: Sites, template: Path, *, leader: str = "W", etcd_leader: str = "") -> tuple[World, Etcd]:
+    """The whole, healthy; the gateway of *leader* leads, and the etcd of that site or of *etcd_leader*."""
     etcd = Etcd(place)
     hosts = [at(octet) for site in ("PA2", "PA5") for octet in DATABASES[site]]
     prefixes = [place.ethernet.prefix(site) for site in ("PA2-db", "PA2-db", "PA5-db", "PA5-db")]
@@ -165,8 +165,10 @@ async def platform(place: Sites, template: Path, *, leader: str = "W") -> tuple[
         proxy=at(PROXY),
     )  # fmt: skip
     world.gateways = [SiteGateway(place, site) for site in SITES]
-    await etcd.until_led_by(leader)
+    await etcd.until_led_by(etcd_leader or leader)
     await world.start(first=SITES.index(leader))
+    told = await world.tiers(SITES.index(leader))
+    assert told["leads"], f"{told['leader']} leads"
     return world, etcd
 
 

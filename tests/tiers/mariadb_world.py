@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import certificates
 from processes import Place
 from tiers.mariadb_ledger import Ledger, Proxy, Writers, check_everywhere
 from tiers.mariadb_rig import PASSWORD, USER, Databases, Server, free_hosts
@@ -45,6 +46,17 @@ on_dead_primary = ["mariadb-promote", "haproxy"]
 sockets = {sockets}
 backend = "database"
 """
+TLS = """
+[tiers.database.parameters]
+tls = "on"
+ca_file = "{ca_file}"
+[actions.mariadb-promote]
+replication_tls = true
+replication_ca = "{ca_file}"
+[actions.mariadb-rejoin]
+replication_tls = true
+replication_ca = "{ca_file}"
+"""
 FENCE = """#!/bin/sh
 # fence NAME: SIGKILL its process. What hangs (a file of its name says so) is not reached.
 [ ! -e "{directory}/hung-$1" ] || exit 1
@@ -70,19 +82,27 @@ class World:
         prefixes: Sequence[Sequence[str]] = (),
         proxy: str = "",
         only: Sequence[str] = (),
+        tls: bool = False,
     ) -> None:
-        """*only*: the databases that there are; else all four."""
+        """*only*: the databases that there are; else all four. *tls*: they take no connection in the clear."""
         self.place = place
         self.directory = place.directory
         hosts = hosts or free_hosts(place.network)
-        self.databases = Databases(place.directory / "databases", template, hosts, prefixes)
+        proxy = proxy or f"{hosts[0].rpartition('.')[0]}.9"
+        files = self._certificates(*hosts, proxy) if tls else None
+        self.databases = Databases(place.directory / "databases", template, hosts, prefixes, files)
         self.databases.keep(only)
-        self.proxy = Proxy(place.directory, proxy or f"{hosts[0].rpartition('.')[0]}.9", self.databases)
+        self.proxy = Proxy(place.directory, proxy, self.databases)
+        more += TLS.format(ca_file=files[2]) if files else ""
         self.ledger = Ledger()
         self.gateways = [place.new_gateway(number) for number in range(1, len(gateways) + 1)]
         self.watches: list[asyncio.Task[None]] = []
         store = store or f"sqlite:{place.directory / 'store.db'}"
         self._configure(more + (self._fence() if fence else ""), gateways, sites, store)
+
+    def _certificates(self, *hosts: str) -> tuple[str, str, str]:
+        files = certificates.write_certificate(self.directory, "database", *hosts)
+        return (*files, certificates.write_authority(self.directory))
 
     def _configure(self, more: str, gateways: Sequence[str], sites: Sequence[str], store: str) -> None:
         place = self.place
@@ -140,7 +160,8 @@ class World:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Writers]:
         """Applications write through HAProxy meanwhile."""
-        async with Writers(self.proxy.address, self.ledger) as writers:
+        parameters = self.databases.primary.parameters
+        async with Writers(self.proxy.address, self.ledger, parameters=parameters) as writers:
             yield writers
 
     # What the gateways say

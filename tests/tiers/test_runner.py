@@ -17,13 +17,12 @@ from ubisip.failover.runner import ATTEMPTS, Fenced, Runner
 from ubisip.health.machine import State
 from ubisip.health.probe import Target
 
+MEMBER = Target("db", "a", "PA2", "x:1", "user", "secret")
 SITUATION = Situation(
     "db",
     "fake",
     (
-        MemberView(
-            Target("db", "a", "PA2", "x:1", "user", "secret"), State.DOWN, facts={"lag": 1, "list": (1, {"k": 2})}
-        ),
+        MemberView(MEMBER, State.DOWN, facts={"lag": 1, "list": (1, {"k": 2})}),
         MemberView(Target("db", "b", "PA5", "x:2"), State.UP, facts_age=float("inf"), votes={"PA2": "up"}),
     ),
     "dead-primary",
@@ -140,7 +139,7 @@ class Desk:
         """Another controller takes it up, under the next epoch."""
         self.epoch += 1
         self.actor.die_after = -1
-        journal = unpack(self.kept[-1], {("db", "a"): "secret"})
+        journal = unpack(self.kept[-1], {("db", "a"): MEMBER})
         assert journal.is_open
         return virtually(lambda: self.runner.resume(journal, self.epoch))
 
@@ -165,7 +164,7 @@ def test_each_step_is_journalled_before_it_is_taken_and_what_came_of_it_with_the
 def test_a_journal_comes_back_as_it_was() -> None:
     desk = Desk()
     journal = desk.run("fence promote!")
-    again = unpack(pack(journal), {("db", "a"): "secret"})
+    again = unpack(pack(journal), {("db", "a"): MEMBER})
     assert again == journal
     assert again.plan.situation.member("a").target.password == "secret"
     assert b"secret" not in pack(journal)

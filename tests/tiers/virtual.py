@@ -305,11 +305,13 @@ class Point:
         return self.it
 
 
+FAKE_POLICY = replace(POOL, fallback="member-down", substitutes={"promote": "promote"})
 PLUGINS: Mapping[str, Mapping[str, Any]] = {
-    plugins.PROBES: {"fake": FakeProbe, "other": FakeProbe},
+    plugins.PROBES: {"fake": FakeProbe, "other": FakeProbe, "acted": FakeProbe},
     plugins.POLICIES: {
         "default": POOL,
-        "fake": replace(POOL, fallback="member-down", substitutes={"promote": "promote"}),
+        "fake": FAKE_POLICY,
+        "acted": replace(FAKE_POLICY, acts_at_members=True),
     },
     plugins.ACTIONS: {"promote": FakeAction, "drain": LocalAction, "switch": GlobalAction},
     plugins.SINKS: {"fake": FakeSink},

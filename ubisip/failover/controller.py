@@ -13,32 +13,33 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgpack  # type: ignore[import-untyped]  # it has no stubs
 
-from ubisip.failover.action import Action, MemberView, Notice, Proof, Refusal, Situation, Step
+from ubisip.failover.action import Action, Notice, Proof, Refusal, Situation, Step
 from ubisip.failover.coordination import Compare, LeaseLost, Put, Store, StoreError
-from ubisip.failover.inspection import misfits
 from ubisip.failover.keeper import Keeper
 from ubisip.failover.lease import Keys, Leadership
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
+from ubisip.failover.placement import Placement
 from ubisip.failover.plan import (
     Journal,
+    Known,
     Plan,
     Progress,
     new_journal,
     plain_journal,
-    plain_member,
     plain_step,
     unpack,
 )
-from ubisip.failover.planner import COOL_DOWN, Rules, Standing, plan, rule_for
+from ubisip.failover.planner import COOL_DOWN, Standing, plan, rule_for
 from ubisip.failover.reports import Reports
-from ubisip.failover.runner import ORPHANED, Fenced, Runner
-from ubisip.failover.verdict import UNKNOWN, Policy, Verdict, event_of
+from ubisip.failover.runner import Fenced, Runner
+from ubisip.failover.tier import BACK_OFF, TierSetup, TierState
+from ubisip.failover.verdict import UNKNOWN, Verdict, event_of
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,6 @@ SHARE = 0.5
 """Seconds between exchanges with the other gateways while nothing happens."""
 SETTLE = 1.5
 """Seconds that a verdict must last before people are told: a plan may settle it."""
-BACK_OFF = 5.0
-"""Seconds before a plan that failed is made again; they double."""
-LONGEST = 60.0
-"""Seconds at most between such plans: local ones are tried for ever."""
-TRIES = 3
-"""Plans of class G or S that are tried for one matter before a person is asked."""
 SHOW = 1.0
 """Seconds between looks at the plans of whoever leads."""
 TIDY = 600.0
@@ -84,17 +79,6 @@ class UnknownTier(Exception):
     """No tier, or no member of it, has this name."""
 
 
-@dataclass(frozen=True, slots=True)
-class TierSetup:
-    """One tier as the controller runs it."""
-
-    name: str
-    kind: str
-    mode: str
-    rules: Rules
-    policy: Policy
-
-
 class Watcher(Protocol):
     """Who is told what happens: events, hooks, the audit log."""
 
@@ -111,33 +95,6 @@ class Watcher(Protocol):
         """Something was done that must be on record."""
 
 
-@dataclass(slots=True)
-class _Tier:
-    """What the controller remembers of one tier."""
-
-    setup: TierSetup
-    views: tuple[MemberView, ...] = ()
-    """The members as they are in this turn."""
-    verdict: Verdict = field(default_factory=lambda: Verdict(UNKNOWN))
-    since: float = -math.inf
-    """When the verdict became this one."""
-    answer: Plan | Refusal | None = None
-    """What would be done now, or why not; None: nothing is called for."""
-    case: tuple[str, ...] = ()
-    """The matter that plans were made for."""
-    tries: int = 0
-    """Plans for it that failed."""
-    given_up: bool = False
-    """They were too many: a person is asked."""
-    not_before: float = -math.inf
-    settled: bool = False
-    """A plan for it has succeeded."""
-    cool_until: float = 0.0
-    """Seconds since the epoch."""
-    cooled_by: Proof = Proof.S
-    """Class of the plan whose success it was."""
-
-
 class Controller:
     """Judges all *tiers* by *observations* and, while *leadership* holds, runs their plans."""
 
@@ -152,7 +109,7 @@ class Controller:
         leadership: Leadership,
         notices: Notices,
         watcher: Watcher,
-        passwords: Mapping[tuple[str, str], str],
+        known: Known,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -165,7 +122,7 @@ class Controller:
         self.closing = False
         """No plan begins any more."""
         self._site = site
-        self._tiers = {one.name: _Tier(one) for one in tiers}
+        self._tiers = {one.name: TierState(one) for one in tiers}
         self._observations = observations
         self._actions = actions
         self._store = store
@@ -173,8 +130,10 @@ class Controller:
         self._leadership = leadership
         self._notices = notices
         self._reports = Reports(notices, wall)
+        self._placement = Placement()
+        self._acted = [one.name for one in tiers if one.policy.acts_at_members]
         self._watcher = watcher
-        self._passwords = passwords
+        self._known = known
         self._clock = clock
         self._wall = wall
         self._running: dict[str, Journal] = {}
@@ -265,10 +224,22 @@ class Controller:
             except Exception:
                 log.exception("the controller failed at tier %s; it goes on", tier.setup.name)
                 tier.not_before = now + BACK_OFF
+        self._place(now)
         it = self._leadership
         self._reports.ourselves(self._observations.name, store=it.problem if it.alone else "", configuration=it.refusal)
 
-    def _judge(self, tier: _Tier, now: float) -> None:
+    def _place(self, now: float) -> None:
+        """Leave the lease to who sees more than we do."""
+        own, best = self._observations.sights(self._acted, now)
+        it = self._leadership
+        it.outranked = best > own
+        if self._placement.gives_up(own, best, now, leads=bool(it.epoch), busy=bool(self._running)):
+            why = f"another gateway reaches {best.members} members, we reach {own.members}"
+            log.warning("the lease is given up: %s", why)
+            self._watcher.audit("controller", "lead", "given up", {"epoch": it.epoch, "reason": why})
+            it.hand_over()
+
+    def _judge(self, tier: TierState, now: float) -> None:
         name = tier.setup.name
         tier.views = self._observations.views(name, now)
         verdict = tier.setup.policy.verdict(tier.views, now)
@@ -279,11 +250,9 @@ class Controller:
             log.warning("tier %s is %s%s, was %s: %s", name, verdict.code, about, before.code, "; ".join(verdict.why))
             self._watcher.transition(name, before, verdict)
 
-    def _act(self, tier: _Tier, now: float) -> None:
+    def _act(self, tier: TierState, now: float) -> None:
         """Start a plan if the verdict calls for one and nothing stands against it."""
-        if tier.case != tier.verdict.case:
-            tier.case, tier.settled = tier.verdict.case, False
-            tier.tries, tier.given_up, tier.not_before = 0, False, -math.inf
+        tier.turn_to(tier.verdict.case)
         tier.answer = None
         if tier.settled or not tier.setup.policy.rule(tier.verdict.code, tier.setup.rules):
             return
@@ -294,22 +263,10 @@ class Controller:
             if isinstance(tier.answer, Plan):
                 self._start(tier, tier.answer)
 
-    def _situation(self, tier: _Tier, request: str = "", wanted: str = "") -> Situation:
-        it, verdict = tier.setup, tier.verdict
-        return Situation(
-            tier=it.name,
-            kind=it.kind,
-            members=tier.views,
-            verdict=verdict.code,
-            why=verdict.why,
-            site=self._site,
-            wanted=wanted,
-            domains=self._observations.domains,
-            accused=verdict.accused,
-            request=request,
-        )
+    def _situation(self, tier: TierState, request: str = "", wanted: str = "") -> Situation:
+        return tier.situation(self._site, self._observations.domains, request, wanted)
 
-    def _answer(self, tier: _Tier, situation: Situation, asked_by: str) -> Plan | Refusal:
+    def _answer(self, tier: TierState, situation: Situation, asked_by: str) -> Plan | Refusal:
         it, leadership = tier.setup, self._leadership
         epoch = leadership.epoch
         unread = "of before, which the journal may hold," if epoch and epoch != self._recovered else ""
@@ -324,7 +281,7 @@ class Controller:
             paused=self.paused,
             busy=unread or (self._running[PLATFORM].plan.id if PLATFORM in self._running else ""),
             busy_here=unread or next(iter(here), ""),
-            misfits=tuple(text for texts in _misfits(tier).values() for text in texts),
+            misfits=tuple(text for texts in tier.misfits.values() for text in texts),
             cool_until=tier.cool_until,
             cooled_by=tier.cooled_by,
             now=self._wall(),
@@ -342,7 +299,7 @@ class Controller:
 
     # Plans
 
-    def _start(self, tier: _Tier, it: Plan) -> asyncio.Task[Any]:
+    def _start(self, tier: TierState, it: Plan) -> asyncio.Task[Any]:
         self._number += 1
         slot = PLATFORM if it.proof is not Proof.R else tier.setup.name
         journal = self._running[slot] = new_journal(it, self._wall())
@@ -382,7 +339,7 @@ class Controller:
             self.wake()
         self._ended(ended)
         if tier is not None and tier.case == case:
-            self._remember(tier, ended)
+            tier.remember(ended, self._clock())
         await self._cool(ended)
         return ended
 
@@ -412,17 +369,6 @@ class Controller:
         it = journal.plan
         details = {"plan": it.id, "epoch": it.epoch, "cause": it.cause, "reason": reason}
         self._watcher.audit(it.asked_by or "controller", f"plan for {it.tier}", result, details)
-
-    def _remember(self, tier: _Tier, journal: Journal) -> None:
-        """Whether the matter is settled, or when to try again."""
-        if journal.progress is Progress.DONE:
-            tier.settled = True
-            return
-        tier.tries += 1
-        stuck = journal.progress is Progress.INCOMPLETE or tier.tries >= TRIES
-        tier.given_up = stuck and journal.plan.proof is not Proof.R
-        if journal.reason != ORPHANED:  # then it did not fail itself: it is made anew at once
-            tier.not_before = self._clock() + min(LONGEST, BACK_OFF * 2 ** (tier.tries - 1))
 
     async def _cool(self, journal: Journal) -> None:
         """After an automatic success that changed something comes a pause; an operator's plan ends it."""
@@ -460,7 +406,7 @@ class Controller:
     def _read(self, value: bytes) -> Journal | None:
         """A journal of the store; None: it cannot be read."""
         try:
-            return unpack(value, self._passwords)
+            return unpack(value, self._known)
         except ValueError as error:
             log.error("a plan in the journal cannot be read: %s", error)
             return None
@@ -487,7 +433,7 @@ class Controller:
         """Whether it falls to us to tell people: we lead, or nobody can."""
         return bool(self._leadership.epoch) or self._leadership.alone
 
-    def _tell(self, tier: _Tier, now: float) -> None:
+    def _tell(self, tier: TierState, now: float) -> None:
         name = tier.setup.name
         if not self._speaks:
             self._reports.silence(name)
@@ -499,7 +445,7 @@ class Controller:
         elif tier.verdict.code != UNKNOWN and lasts:
             against = tier.answer.reasons if isinstance(tier.answer, Refusal) and not runs else ()
             self._reports.verdict(name, tier.verdict, tier.setup.policy, against)
-        self._reports.problems(name, tier.views, _misfits(tier))
+        self._reports.problems(name, tier.views, tier.misfits)
 
     # What operators ask for
 
@@ -515,7 +461,7 @@ class Controller:
             "refusal": it.refusal,
             "doubt": self._observations.doubt(self._clock()),
             "domains": list(self._observations.domains),
-            "tiers": [self._row(tier) for tier in self._tiers.values()],
+            "tiers": [tier.plain(self._clock(), self._wall()) for tier in self._tiers.values()],
             "running": [plain_journal(journal) for journal in self._shown_running()],
             "plans": [_in_short(journal) for journal in self._shown_ended()],
             "counted": [
@@ -533,22 +479,6 @@ class Controller:
         elsewhere = [one for one in self._elsewhere if not one.is_open and one.plan.id not in own]
         return sorted([*self.plans, *elsewhere], key=lambda journal: -journal.started_at)[:KEPT]
 
-    def _row(self, tier: _Tier) -> dict[str, Any]:
-        now, it = self._clock(), tier.setup
-        return {
-            "name": it.name,
-            "kind": it.kind,
-            "mode": it.mode,
-            "verdict": tier.verdict.code,
-            "about": list(tier.verdict.accused),
-            "why": list(tier.verdict.why),
-            "healthy": tier.verdict.code in it.policy.healthy,
-            "since": round(now - tier.since, 3) if tier.since > -math.inf else None,
-            "cool_down": max(0.0, round(tier.cool_until - self._wall(), 3)),
-            "misfits": [text for texts in _misfits(tier).values() for text in texts],
-            "members": [plain_member(one) for one in tier.views],
-        }
-
     def explain(self, name: str, request: str = "", wanted: str = "", who: str = "") -> dict[str, Any]:
         """What would be done now and why, or why not, for ``GET /api/v1/tiers/NAME/plan`` and dry runs.
 
@@ -560,7 +490,7 @@ class Controller:
         cause, actions = rule_for(situation, tier.setup.rules, tier.setup.policy)
         steps: Sequence[Step] = answer.steps
         return {
-            **self._row(tier),
+            **tier.plain(self._clock(), self._wall()),
             "tier": name,
             "request": request,
             "rule": f"on_{event_of(cause)}",
@@ -608,7 +538,8 @@ class Controller:
         await self._store.commit([], [], keys)
         self.paused = ""
         for tier in self._tiers.values():
-            tier.cool_until, tier.tries, tier.given_up, tier.not_before = 0.0, 0, False, -math.inf
+            tier.cool_until = 0.0
+            tier.try_again()
         self._watcher.audit(who, "resume", "done", {})
 
     def acknowledge(self, key: str, who: str) -> bool:
@@ -617,7 +548,7 @@ class Controller:
         self._watcher.audit(who, f"acknowledge {key[:200]}", "done" if known else "no such notice", {})
         return known
 
-    def _tier(self, name: str, wanted: str) -> _Tier:
+    def _tier(self, name: str, wanted: str) -> TierState:
         tier = self._tiers.get(name)
         if tier is None:
             raise UnknownTier(f"no tier is named {name!r}; there are: {', '.join(self._tiers) or 'none'}")
@@ -625,10 +556,6 @@ class Controller:
         if wanted and wanted not in members:
             raise UnknownTier(f"no member of {name} is named {wanted!r}; there are: {', '.join(members)}")
         return tier
-
-
-def _misfits(tier: _Tier) -> dict[str, tuple[str, ...]]:
-    return misfits({one.target.name: one.facts for one in tier.views})
 
 
 def _in_short(journal: Journal) -> dict[str, Any]:

@@ -403,6 +403,7 @@ POLICY = Policy(
     fallback=DEAD_PRIMARY,
     substitutes=MappingProxyType({"mariadb-promote": "mariadb-switchover"}),
     alike=MappingProxyType({NO_PRIMARY: DEAD_PRIMARY}),
+    acts_at_members=True,
     rules=MappingProxyType(
         {
             "old_primary_returned": ("mariadb-rejoin",),

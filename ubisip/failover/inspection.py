@@ -49,7 +49,9 @@ def targets_of(name: str, tier: Tier) -> list[Target]:
         password = read_secret(tier.password_file)
     except ValueError as error:
         raise UsageError(f"tiers.{name}.password_file: {error}") from error
-    return [Target(name, one.name, one.site, one.address, tier.user, password) for one in tier.members]
+    return [
+        Target(name, one.name, one.site, one.address, tier.user, password, tier.parameters) for one in tier.members
+    ]
 
 
 def probe_of(tier: Tier) -> Probe:

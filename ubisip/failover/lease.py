@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ MARGIN = 1.0
 """Seconds by which the holder stops before the store does."""
 CAMPAIGN = 0.5
 """Seconds between looks at who leads, and tries to."""
+PATIENCE = 2.0
+"""Seconds that a free lease is left to a gateway that sees more than we do."""
 
 NOT_ASKED = "the store has not answered yet"
 
@@ -75,7 +78,8 @@ class Leadership:
     """Holds a lease of one controller, and leads under it when nobody else does.
 
     ``lease`` carries the controller's own keys as well; it is 0 while there is none. ``problem`` says why the store
-    cannot be used, ``refusal`` why we would not lead; both are empty as a rule.
+    cannot be used, ``refusal`` why we would not lead; both are empty as a rule. ``outranked`` is set from outside:
+    another gateway should lead, so we bid only when none has for a while.
     """
 
     def __init__(self, store: Store, keys: Keys, me: Member, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,6 +87,7 @@ class Leadership:
         self.problem = NOT_ASKED
         self.refusal = ""
         self.leader = ""
+        self.outranked = False
         self._store = store
         self._keys = keys
         self._me = me
@@ -91,6 +96,9 @@ class Leadership:
         self._renewed_at = clock() - TTL
         self._began_at = clock()
         self._resigned = False
+        self._leaving = 0
+        """The epoch that we have stopped to lead under, until the store knows."""
+        self._free_since = math.inf
 
     @property
     def epoch(self) -> int:
@@ -114,6 +122,7 @@ class Leadership:
         """One look at the store; whatever goes wrong is told by ``problem``."""
         try:
             await self._live()
+            await self._leave()
             await self._look()
         except LeaseLost:
             log.warning("the lease in the store is over: asking for a new one")
@@ -126,6 +135,10 @@ class Leadership:
             if self.problem not in ("", NOT_ASKED):
                 log.info("the store answers again")
             self.problem = ""
+
+    def hand_over(self) -> None:
+        """Lead no more from now on, and leave that to another: the next turn takes our name off, the lease stays."""
+        self._leaving, self._epoch = self._epoch, 0
 
     async def resign(self) -> None:
         """Give the lease up, so that another may lead at once."""
@@ -149,15 +162,23 @@ class Leadership:
             return
         self._renewed_at = sent_at
 
+    async def _leave(self) -> None:
+        if self._leaving:
+            await self._store.commit([Compare(self._keys.leader, created=self._leaving)], [], [self._keys.leader])
+            self._leaving = 0
+
     async def _look(self) -> None:
         entry = await self._store.get(self._keys.leader)
         if entry is None:
             self.leader, self._epoch = "", 0
-            await self._campaign()
+            self._free_since = min(self._free_since, self._clock())
+            if not self.outranked or self._clock() - self._free_since >= PATIENCE:
+                await self._campaign()
             return
+        self._free_since = math.inf
         holder = msgpack.unpackb(entry.value)
         self.leader = holder["name"]
-        mine = holder["lease"] == self.lease and not self._resigned
+        mine = holder["lease"] == self.lease and not self._resigned and not self._leaving
         if mine and not self._epoch:  # the answer to our transaction was lost
             self._epoch = entry.created
         elif not mine:

@@ -53,6 +53,7 @@ FOLLOW = (
     "CHANGE MASTER TO MASTER_HOST=%s, MASTER_PORT=%s, MASTER_USER=%s, MASTER_PASSWORD=%s, MASTER_USE_GTID=slave_pos,"
     " MASTER_HEARTBEAT_PERIOD=0.5, MASTER_CONNECT_RETRY=1"
 )
+FOLLOW_TLS = ", MASTER_SSL=1, MASTER_SSL_CA=%s, MASTER_SSL_VERIFY_SERVER_CERT=%s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,9 @@ class Source:
     target: Target
     user: str
     password: str
+    tls: bool = False
+    ca: str = ""
+    """A file of the replica's machine; empty: the source's certificate is not verified."""
 
 
 @asynccontextmanager
@@ -261,7 +265,11 @@ async def _follow(opened: Session, target: Target, source: Source, *, acker: boo
         await opened.rows("SET GLOBAL gtid_slave_pos = %s", (start,))
     await opened.run(f"SET GLOBAL rpl_semi_sync_slave_enabled = {int(acker)}")
     host, port = split_address(source.target.address, PORT)
-    await opened.rows(FOLLOW, (host, port, source.user, source.password))
+    values: tuple[object, ...] = (host, port, source.user, source.password)
+    if source.tls:
+        await opened.rows(FOLLOW + FOLLOW_TLS, (*values, source.ca, int(bool(source.ca))))
+    else:
+        await opened.rows(FOLLOW, values)
     await opened.run("START SLAVE")
 
 

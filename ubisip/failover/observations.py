@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,7 @@ import msgpack  # type: ignore[import-untyped]  # it has no stubs
 from ubisip.failover.action import MemberView
 from ubisip.failover.coordination import Entry, Put, Store
 from ubisip.failover.lease import Keys
+from ubisip.failover.placement import BLIND, Sight, sight
 from ubisip.failover.votes import domain_vote, vote
 from ubisip.health.prober import Seen, Watch
 from ubisip.parameters import thaw
@@ -111,6 +112,16 @@ class Observations:
         return MemberView(
             seen.target, seen.state, seen.reason, facts, now - learnt_at, seen.problem, MappingProxyType(votes)
         )
+
+    def sights(self, tiers: Collection[str], now: float) -> tuple[Sight, Sight]:
+        """How much of *tiers* we see ourselves, and who sees most of the other gateways that live and have our file."""
+        homes = {seen.target.site for tier in tiers for seen in self._watch.seen(tier, now)}
+        others = (
+            sight(peer.votes, tiers, elsewhere=peer.site not in homes)
+            for peer in self.peers.values()
+            if peer.configuration == self._configuration and now - peer.votes_at <= STALE
+        )
+        return sight(self.votes(now), tiers, elsewhere=self._site not in homes), max(others, default=BLIND)
 
     # Through the store
 

@@ -49,6 +49,9 @@ class Progress(enum.Enum):
     """It can neither be finished nor undone: a person is needed."""
 
 
+Known = Mapping[tuple[str, str], Target]
+"""The members of the file, by tier and name."""
+
 OPEN = frozenset({Progress.RUNNING, Progress.UNDOING})
 _EFFECTIVE = frozenset({StepState.DONE, StepState.UNDOING})
 BEGUN = frozenset({StepState.DOING, StepState.DONE, StepState.FAILED, StepState.UNDOING})
@@ -145,13 +148,13 @@ def pack(journal: Journal) -> bytes:
     return bytes(msgpack.packb(plain_journal(journal)))
 
 
-def unpack(data: bytes, passwords: Mapping[tuple[str, str], str]) -> Journal:
-    """The journal that :func:`pack` made; *passwords*, by tier and member, are not kept in it.
+def unpack(data: bytes, known: Known) -> Journal:
+    """The journal that :func:`pack` made; passwords and parameters of members are not kept in it, but *known* has them.
 
     :raises ValueError: it is none.
     """
     try:
-        return _journal(msgpack.unpackb(data, strict_map_key=False), passwords)
+        return _journal(msgpack.unpackb(data, strict_map_key=False), known)
     except (KeyError, TypeError, AttributeError, msgpack.exceptions.UnpackException) as error:
         raise ValueError(f"no journal of a plan: {error!r}") from error
 
@@ -224,14 +227,14 @@ def plain_member(one: MemberView) -> dict[str, Any]:
     }
 
 
-def _journal(record: Mapping[str, Any], passwords: Mapping[tuple[str, str], str]) -> Journal:
+def _journal(record: Mapping[str, Any], known: Known) -> Journal:
     plan = Plan(
         record["id"],
         record["tier"],
         record["cause"],
         record["epoch"],
         tuple(_step(step) for step in record["steps"]),
-        _situation(record["situation"], passwords),
+        _situation(record["situation"], known),
         record["asked_by"],
     )
     return Journal(
@@ -257,11 +260,11 @@ def _step(record: Mapping[str, Any]) -> Step:
     )
 
 
-def _situation(record: Mapping[str, Any], passwords: Mapping[tuple[str, str], str]) -> Situation:
+def _situation(record: Mapping[str, Any], known: Known) -> Situation:
     return Situation(
         tier=record["tier"],
         kind=record["kind"],
-        members=tuple(_member(record["tier"], one, passwords) for one in record["members"]),
+        members=tuple(_member(record["tier"], one, known) for one in record["members"]),
         verdict=record["verdict"],
         why=tuple(record["why"]),
         site=record["site"],
@@ -272,12 +275,12 @@ def _situation(record: Mapping[str, Any], passwords: Mapping[tuple[str, str], st
     )
 
 
-def _member(tier: str, record: Mapping[str, Any], passwords: Mapping[tuple[str, str], str]) -> MemberView:
+def _member(tier: str, record: Mapping[str, Any], known: Known) -> MemberView:
     name = record["name"]
-    secret = passwords.get((tier, name), "")
+    own = known.get((tier, name), Target(tier, name, "", ""))
     age = record["facts_age"]
     return MemberView(
-        target=Target(tier, name, record["site"], record["address"], record["user"], secret),
+        target=replace(own, site=record["site"], address=record["address"], user=record["user"]),
         state=State(record["state"]),
         reason=record["reason"],
         facts=freeze(record["facts"]),

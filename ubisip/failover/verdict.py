@@ -75,6 +75,8 @@ class Policy:
     (``{"mariadb-promote": "mariadb-switchover"}``); empty: a file without ``on_switchover`` has no switchover."""
     alike: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Codes that the rule of another code answers to where the file has none of their own."""
+    acts_at_members: bool = False
+    """Its plans act at the members themselves, from the gateway that leads: that should be one that reaches them."""
     rules: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
     """Rules by event that hold where the file has none: the actions they name are there without being named in it."""
 

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from asyncmy import errors
 from asyncmy.connection import Connection
@@ -15,13 +18,16 @@ from asyncmy.cursors import DictCursor
 
 from ubisip.address import split_address
 from ubisip.health.probe import Target
+from ubisip.health.probes.tls import client_context
 
+Tls = Literal["off", "on", "unverified"]
 PORT = 3306
 TOO_MANY_CONNECTIONS = 1040
 REFUSED = "refused"
 TIMEOUT = "timeout"
 BROKEN = "broken"
 CLOSED = "closed"
+UNTRUSTED = "tls"
 RIGHTS = frozenset({1044, 1045, 1049, 1130, 1142, 1143, 1227, 1370, 1698})
 """Errors that say: the server lives, but this user may not ask or the password is wrong."""
 
@@ -29,9 +35,9 @@ RIGHTS = frozenset({1044, 1045, 1049, 1130, 1142, 1143, 1227, 1370, 1698})
 class SqlError(Exception):
     """A statement or a connection failed.
 
-    *code* is stable: ``refused``, ``timeout``, ``broken`` (the connection ended), ``closed`` (before it began) or
-    ``sql.1045`` and the like;
-    *number* is MariaDB's error number, 0 where the server said nothing.
+    *code* is stable: ``refused``, ``timeout``, ``broken`` (the connection ended), ``closed`` (before it began),
+    ``name`` (it does not resolve), ``tls`` (its certificate is not accepted, or there is nothing to check it by) or
+    ``sql.1045`` and the like; *number* is MariaDB's error number, 0 where the server said nothing.
     """
 
     def __init__(self, code: str, number: int, text: str) -> None:
@@ -78,7 +84,8 @@ class Session:
 
 @asynccontextmanager
 async def session(target: Target, timeout: float) -> AsyncIterator[Session]:
-    """A new connection to *target*, in autocommit, for at most *timeout* seconds in all.
+    """A new connection to *target*, in autocommit, for at most *timeout* seconds in all; encrypted when the parameters
+    of its tier, ``tls`` and ``ca_file``, say so.
 
     :raises SqlError: it cannot be had, or the time was up: then the connection has been closed, since the answer to
         an interrupted statement would be taken for that of the next one.
@@ -99,8 +106,28 @@ def _connection(target: Target, timeout: float) -> Connection:
     host, port = split_address(target.address, PORT)
     return Connection(
         host=host, port=port, user=target.user, password=target.password, autocommit=True,
-        connect_timeout=max(1, round(timeout)), program_name="ubisip",
+        connect_timeout=max(1, round(timeout)), program_name="ubisip", ssl=tls_context(target.parameters),
     )  # fmt: skip
+
+
+def tls_context(parameters: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """What a connection trusts by the parameters ``tls`` and ``ca_file``; None: it is not encrypted.
+
+    :raises SqlError: the file cannot be read.
+    """
+    tls, ca_file = parameters.get("tls", "off"), parameters.get("ca_file", "")
+    if tls == "off":
+        return None
+    try:
+        return _context(ca_file, tls == "on", os.stat(ca_file).st_mtime_ns if ca_file else 0)
+    except (OSError, ValueError) as error:
+        raise SqlError(UNTRUSTED, 0, str(error)) from error
+
+
+@functools.lru_cache(maxsize=16)
+def _context(ca_file: str, verify: bool, _version: int) -> ssl.SSLContext:
+    """Reading the system's authorities takes longer than a probe; a file that is renewed has another *_version*."""
+    return client_context(ca_file, verify)
 
 
 async def _connect(connection: Connection) -> None:
@@ -131,6 +158,8 @@ def _connect_error(error: errors.MySQLError) -> SqlError:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ConnectionRefusedError):
         return SqlError(REFUSED, 0, "connection refused")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return SqlError(UNTRUSTED, 0, f"its certificate is not accepted: {cause.verify_message}")
     if isinstance(cause, TimeoutError):
         return SqlError(TIMEOUT, 0, "no answer to the connection")
     if isinstance(cause, socket.gaierror):

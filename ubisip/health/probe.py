@@ -30,6 +30,8 @@ class Target:
     """As in the file: ``host:port``, a URL, a path: what the kind of the tier understands."""
     user: str = ""
     password: str = field(default="", repr=False)
+    parameters: Mapping[str, Any] = field(default_factory=lambda: NO_FACTS, repr=False, compare=False)
+    """Of the tier, as in the file: who acts at a member connects by the same ones as its probe."""
 
 
 @dataclass(frozen=True, slots=True)

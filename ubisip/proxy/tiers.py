@@ -16,19 +16,22 @@ from typing import Any
 from ubisip import plugins
 from ubisip.admin.agent_check import Share
 from ubisip.config import Config
+from ubisip.errors import UsageError
 from ubisip.failover.action import PRIMARY, Action, Sink
-from ubisip.failover.controller import Controller, TierSetup, UnknownTier, Watcher
+from ubisip.failover.controller import Controller, UnknownTier, Watcher
 from ubisip.failover.coordination import Store
 from ubisip.failover.inspection import made, probe_of, targets_of
 from ubisip.failover.lease import Fingerprint, Keys, Leadership, Member, hash_of
 from ubisip.failover.notices import Notices
 from ubisip.failover.observations import Observations
 from ubisip.failover.telling import TellAction
+from ubisip.failover.tier import TierSetup
 from ubisip.health.machine import USABLE, State
 from ubisip.health.probe import Target
 from ubisip.health.prober import Prober, Watched
 from ubisip.health.probes.push import Outcome, PushProbe
-from ubisip.parameters import thaw
+from ubisip.health.probes.tls import client_context
+from ubisip.parameters import read_secret, thaw
 from ubisip.sections import Parameters, Tier
 from ubisip.store.etcd import EtcdStore
 from ubisip.store.sqlite import SqliteStore
@@ -93,7 +96,7 @@ class Tiers:
             leadership=self._leadership,
             notices=self._notices,
             watcher=watcher,
-            passwords={(name, it.name): it.password for name, them in targets.items() for it in them},
+            known={(name, it.name): it for name, them in targets.items() for it in them},
             clock=clock,
             wall=wall,
         )
@@ -177,10 +180,18 @@ class Tiers:
 
 
 def store_of(config: Config) -> Store:
-    """The store that ``[store] url`` names."""
-    scheme, _, rest = config.store.url.partition(":")
+    """The store that ``[store] url`` names.
+
+    :raises UsageError: its password or a certificate cannot be had.
+    """
+    it = config.store
+    scheme, _, rest = it.url.partition(":")
     if scheme == "etcd":
-        return EtcdStore(rest.split(","))
+        try:
+            context = client_context(it.ca_file, True, it.certificate_file, it.key_file)
+            return EtcdStore(rest.split(","), context, it.user, read_secret(it.password_file))
+        except ValueError as error:
+            raise UsageError(f"store: {error}") from error
     return SqliteStore(rest or os.path.join(config.platform.state_dir, "store.db"))
 
 

@@ -3,6 +3,10 @@
 
 Every operation goes to one member and, when that does not answer in time, to the next: to repeat one does no harm,
 since each transaction says what must hold. Reads are linearizable, and no decision rests on one: only on a transaction.
+
+Where etcd has users, its gateway takes none from a client's certificate: a token is asked for with name and password.
+It holds at every member, and is asked for anew when etcd does not know it any more: five minutes unused, a restart, a
+change of users or rights.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import asyncio
 import base64
 import json
 import math
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,13 +32,27 @@ MAX_ANSWER = 16 * 1024 * 1024
 
 LEASE_NOT_FOUND = 5
 """The gRPC code NOT_FOUND: of what we ask for, only leases can be missing."""
+UNAUTHENTICATED = 16
+"""The gRPC code of a token that is not known (any more)."""
+OLD_TOKEN = "revision of auth store is old"
+"""In an INVALID_ARGUMENT: users or rights have changed since the token was given."""
 
 
 class EtcdStore:
-    """The members at *urls* (``http://127.0.0.1:2379``); see :class:`ubisip.failover.coordination.Store`."""
+    """The members at *urls* (``http://127.0.0.1:2379``); see :class:`ubisip.failover.coordination.Store`.
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    *context*: what is trusted and shown over ``https``; *user*: empty where etcd has no users.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], context: ssl.SSLContext | None = None, user: str = "", password: str = ""
+    ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
+        self._context = context
+        self._login = {"name": user, "password": password} if user else None
+        self._token = ""
+        self._revision = 0
+        """Of the newest transaction that we know of."""
         self._first = 0
         """The member that answered last."""
         self._session: aiohttp.ClientSession | None = None
@@ -65,13 +84,13 @@ class EtcdStore:
             "success": [*map(_put, puts), *({"request_delete_range": {"key": _coded(key)}} for key in deletes)],
         }
         answer = await self._ask("kv/txn", body)
-        return int(answer["header"]["revision"]) if answer.get("succeeded") else 0
+        self._revision = int(answer["header"]["revision"])
+        return self._revision if answer.get("succeeded") else 0
 
     async def tidy(self) -> None:
-        """Compact all revisions before the present one: etcd keeps them for ever otherwise, and then refuses writes."""
-        answer = await self._ask("kv/range", {"key": _coded("/"), "count_only": True})
+        """Compact all revisions before our last one: etcd keeps them for ever otherwise, and then refuses writes."""
         try:
-            await self._ask("kv/compaction", {"revision": answer["header"]["revision"]})
+            await self._ask("kv/compaction", {"revision": str(self._revision)})
         except StoreError as error:
             if "compacted" not in str(error):  # another was quicker
                 raise
@@ -103,18 +122,36 @@ class EtcdStore:
 
     async def _asked(self, url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any] | str:
         """What one member answers; a text: why there is no answer that counts."""
+        if self._login is None:
+            return _sifted(url, await self._posted(url, path, body))
+        for _ in range(2):
+            if not self._token:
+                found = _sifted(url, await self._posted(url, "auth/authenticate", self._login))
+                if isinstance(found, str):
+                    return found
+                self._token = str(found.get("token", ""))
+            answer = await self._posted(url, path, body)
+            if isinstance(answer, str) or not _unknown(answer):
+                break
+            self._token = ""
+        return _sifted(url, answer)
+
+    async def _posted(self, url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any] | str:
+        """What one member says, be it an error; a text: it says nothing that we understand."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ATTEMPT))
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._context or True),
+                timeout=aiohttp.ClientTimeout(total=ATTEMPT),
+            )
+        headers = {"Authorization": self._token} if self._token else {}
         try:
-            async with self._session.post(f"{url}/v3/{path}", json=body) as response:
+            async with self._session.post(f"{url}/v3/{path}", json=body, headers=headers) as response:
                 answer = json.loads(await _body(response))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return f"{url}: {str(error) or 'no answer'}"
         if not isinstance(answer, dict):
             return f"{url}: no answer of etcd's"
-        if response.status == 200 and "error" not in answer:
-            return answer
-        return _refused(url, answer)
+        return answer if response.status == 200 or "error" in answer else f"{url}: status {response.status}"
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -130,16 +167,28 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _refused(url: str, answer: Mapping[str, Any]) -> str:
-    """Why a member did not do it.
+def _error(answer: Mapping[str, Any]) -> tuple[int, str]:
+    """The gRPC code of an error, and what it says; 0 and nothing: it is none."""
+    error = answer.get("error", "")
+    details = error if isinstance(error, Mapping) else answer  # a stream wraps it once more
+    return details.get("code", details.get("grpc_code", 0)), str(details.get("message") or error)
+
+
+def _unknown(answer: Mapping[str, Any]) -> bool:
+    """Whether our token does not hold any more."""
+    code, text = _error(answer)
+    return code == UNAUTHENTICATED or OLD_TOKEN in text
+
+
+def _sifted(url: str, answer: dict[str, Any] | str) -> dict[str, Any] | str:
+    """The answer that counts, or why a member did not do it.
 
     :raises LeaseLost: the lease is over.
     :raises StoreError: another member would say the same.
     """
-    error = answer.get("error", "")
-    details = error if isinstance(error, Mapping) else answer  # a stream wraps it once more
-    text = str(details.get("message") or error)
-    code = details.get("code", details.get("grpc_code", 0))
+    if isinstance(answer, str) or "error" not in answer:
+        return answer
+    code, text = _error(answer)
     if code == LEASE_NOT_FOUND:
         raise LeaseLost(text)
     if code in (3, 7, 11, 12, 16):  # invalid, no permission, out of range, unimplemented, unauthenticated

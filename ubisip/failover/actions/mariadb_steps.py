@@ -39,6 +39,11 @@ class MariadbParameters:
     replication_user: str = ""
     """Whom replicas log in as; empty: the tier's own user."""
     replication_password_file: str = ""
+    replication_tls: bool = False
+    """Whether replicas encrypt what they receive; else as they are set already."""
+    replication_ca: str = ""
+    """PEM file *on the database servers* of the authorities that must have signed the source's certificate, which must
+    name its host; empty: it is not verified."""
     fence: tuple[str, ...] = ()
     """A command that ends the database process of a member by SIGKILL or cuts its power, and exits with 0 when that
     is certain; ``{name}``, ``{host}``, ``{port}`` and ``{site}`` in its words are the member's. A supervisor starts
@@ -60,9 +65,10 @@ class Setting:
 
     def source(self, target: Target) -> Source:
         """Whom replicas of *target* log in as there."""
-        if self.parameters.replication_user:
-            return Source(target, self.parameters.replication_user, self.password)
-        return Source(target, target.user, target.password)
+        it = self.parameters
+        if it.replication_user:
+            return Source(target, it.replication_user, self.password, it.replication_tls, it.replication_ca)
+        return Source(target, target.user, target.password, it.replication_tls, it.replication_ca)
 
 
 class StepKind(Protocol):

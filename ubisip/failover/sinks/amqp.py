@@ -25,6 +25,7 @@ from ubisip.failover.action import ActionError, Notice
 from ubisip.failover.sinks.outbox import Letter, Outbox
 from ubisip.failover.sinks.plain import json_notice
 from ubisip.health.asking import short
+from ubisip.health.probes.tls import client_context
 from ubisip.parameters import read_parameters, read_secret
 from ubisip.schema import REQUIRED, Between
 
@@ -41,6 +42,8 @@ class AmqpParameters:
     """Who publishes."""
     password_file: str = ""
     """The file with their password; empty: ``guest``."""
+    ca_file: str = ""
+    """PEM file of the authorities that are trusted by ``amqps``; empty: those of the system."""
     exchange: str = "ubisip.events"
     """The exchange, of type topic; it is declared durable when there is none."""
     routing_key: str = "ubisip.{severity}"
@@ -60,6 +63,7 @@ class AmqpSink:
         """:raises ValueError: a parameter is wrong, or a file cannot be read."""
         self._parameters = read_parameters(AmqpParameters, parameters)
         self._password = read_secret(self._parameters.password_file) or "guest"
+        self._context = client_context(self._parameters.ca_file, True)
         where = hashlib.sha256(f"{self._parameters.url} {self._parameters.exchange}".encode()).hexdigest()[:12]
         self._outbox = Outbox(state_dir / f"amqp-{where}.outbox")
         self._sending = asyncio.Lock()
@@ -114,7 +118,7 @@ class AmqpSink:
     async def _publish(self) -> None:
         it = self._parameters
         url = URL(it.url).with_user(it.user).with_password(self._password)
-        connection = await aio_pika.connect(url, timeout=it.timeout)
+        connection = await aio_pika.connect(url, timeout=it.timeout, ssl_context=self._context)
         try:
             channel = await connection.channel()
             exchange = await self._exchange(channel)

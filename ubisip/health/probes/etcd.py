@@ -23,10 +23,14 @@ UNAUTHENTICATED, DENIED, INVALID = 16, 7, 3
 
 @dataclass(frozen=True, slots=True)
 class EtcdParameters:
-    """Whom to trust."""
+    """Whom to trust, and what to show."""
 
     ca_file: str = ""
     """PEM file of the authorities that are trusted; empty: those of the system."""
+    certificate_file: str = ""
+    """PEM file of the certificate that members ask for (`--client-cert-auth`); empty: they ask for none."""
+    key_file: str = ""
+    """PEM file of its key; empty: it is in the same file."""
 
 
 class EtcdError(Exception):
@@ -41,7 +45,8 @@ class EtcdProbe:
     """``/health`` and ``/v3/maintenance/status`` of ``http://host:port``, as the tier's user if it has one."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._context = client_context(read_parameters(EtcdParameters, parameters).ca_file, True)
+        it = read_parameters(EtcdParameters, parameters)
+        self._context = client_context(it.ca_file, True, it.certificate_file, it.key_file)
 
     async def check(self, target: Target, timeout: float) -> Finding:
         return await ask(self._check(target), timeout)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import asyncmy
 import asyncmy.errors
@@ -13,6 +14,7 @@ import asyncmy.errors
 from ubisip.address import split_address
 from ubisip.health.asking import ask, failed, of_error, passed, short, unclear, warned
 from ubisip.health.probe import Finding, Target
+from ubisip.health.probes.tls import client_context
 from ubisip.parameters import read_parameters
 from ubisip.schema import Between
 
@@ -43,20 +45,25 @@ class GaleraParameters:
     """Part of the time that flow control may hold the cluster back before it is a warning."""
     donor: bool = True
     """Whether a donor still takes writes (with mariabackup it does, with rsync it does not)."""
+    tls: Literal["off", "on", "unverified"] = "off"
+    """``on``: TLS with a certificate that is trusted and names the host; ``unverified``: with any."""
+    ca_file: str = ""
+    """PEM file of the authorities that are trusted; empty: those of the system."""
 
 
 class GaleraProbe:
     """A session with ``host:port`` as the tier's user, who needs no right but to connect."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._parameters = read_parameters(GaleraParameters, parameters)
+        it = self._parameters = read_parameters(GaleraParameters, parameters)
+        self._tls = client_context(it.ca_file, it.tls == "on") if it.tls != "off" else None
 
     async def check(self, target: Target, timeout: float) -> Finding:
         return await ask(self._check(target, timeout), timeout)
 
     async def _check(self, target: Target, timeout: float) -> Finding:
         try:
-            status = await _status(target, timeout)
+            status = await _status(target, timeout, self._tls)
         except asyncmy.errors.MySQLError as error:
             return of_mysql_error(error)
         if "wsrep_ready" not in status:
@@ -79,11 +86,12 @@ class GaleraProbe:
         """It keeps no connections."""
 
 
-async def _status(target: Target, timeout: float) -> Mapping[str, str]:
+async def _status(target: Target, timeout: float, tls: ssl.SSLContext | None) -> Mapping[str, str]:
     host, port = split_address(target.address, GALERA_PORT)
     connection = await asyncmy.connect(
-        host=host, port=port, user=target.user, password=target.password, connect_timeout=max(1, round(timeout))
-    )
+        host=host, port=port, user=target.user, password=target.password, connect_timeout=max(1, round(timeout)),
+        ssl=tls,
+    )  # fmt: skip
     try:
         async with connection.cursor() as cursor:
             await cursor.execute(_QUESTION)

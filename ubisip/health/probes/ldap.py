@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ldap3.core import exceptions
 from ubisip.address import split_address
 from ubisip.health.asking import PROTOCOL, REFUSED, RESET, TIMEOUT, ask, failed, passed, short, silent, unclear
 from ubisip.health.probe import Finding, Target
+from ubisip.health.probes.tls import client_context
 from ubisip.parameters import read_parameters
 
 LDAP_PORTS = {"off": 389, "on": 636, "starttls": 389}
@@ -32,14 +34,20 @@ class LdapParameters:
     filter: str = "(objectClass=*)"
     """What it must match."""
     tls: Literal["off", "on", "starttls"] = "off"
-    """The certificate is not verified: the probe `tls` does that."""
+    """From the first octet on (`ldaps`), or by StartTLS."""
+    ca_file: str = ""
+    """PEM file of the authorities that are trusted; empty: the certificate is not verified, the probe `tls` can do
+    that."""
 
 
 class LdapProbe:
     """A session with ``host:port``; the tier's `user` is a distinguished name."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._parameters = read_parameters(LdapParameters, parameters)
+        it = self._parameters = read_parameters(LdapParameters, parameters)
+        client_context(it.ca_file, True)  # ldap3 makes its own: here only a file that cannot be read is found
+        verified = ssl.CERT_REQUIRED if it.ca_file else ssl.CERT_NONE
+        self._tls = ldap3.Tls(validate=verified, ca_certs_file=it.ca_file or None)
 
     async def check(self, target: Target, timeout: float) -> Finding:
         # ldap3 blocks, each step for at most *timeout*: the thread ends by itself when nobody waits for it any more.
@@ -48,8 +56,9 @@ class LdapProbe:
     def _ask(self, target: Target, timeout: float) -> Finding:
         host, port = split_address(target.address, LDAP_PORTS[self._parameters.tls])
         server = ldap3.Server(
-            host, port, use_ssl=self._parameters.tls == "on", get_info=ldap3.NONE, connect_timeout=timeout
-        )
+            host, port, use_ssl=self._parameters.tls == "on", tls=self._tls, get_info=ldap3.NONE,
+            connect_timeout=timeout,
+        )  # fmt: skip
         whole = math.ceil(timeout)  # seconds, as the socket option wants them
         connection = ldap3.Connection(
             server, target.user or None, target.password or None, receive_timeout=whole, raise_exceptions=False
@@ -93,6 +102,8 @@ def _of_result(result: Mapping[str, Any]) -> Finding:
 def of_ldap_error(error: exceptions.LDAPExceptionError) -> Finding:
     """The finding that an error of the driver stands for; it keeps causes as text only."""
     text = str(error)
+    if isinstance(error, exceptions.LDAPCertificateError) or "CERTIFICATE_VERIFY_FAILED" in text:
+        return failed("tls.untrusted", problem=f"the certificate is not accepted: {short(error)}")
     match error:
         case exceptions.LDAPSocketOpenError() if "refused" in text:
             return silent(REFUSED, hard=True)

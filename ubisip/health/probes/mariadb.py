@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ubisip.health.machine import Sample, Verdict
-from ubisip.health.mariadb import RIGHTS, TOO_MANY_CONNECTIONS, Session, SqlError, session
+from ubisip.health.mariadb import RIGHTS, TOO_MANY_CONNECTIONS, UNTRUSTED, Session, SqlError, Tls, session
 from ubisip.health.probe import NO_FACTS, Finding, Target
+from ubisip.health.probes.tls import client_context
 from ubisip.parameters import read_parameters
 
 LONG_TIMEOUT = 3_600_000
@@ -51,14 +52,22 @@ class MariadbParameters:
 
     lag: float = 30.0
     """Seconds behind its source from which a replica is reported."""
+    tls: Tls = "off"
+    """``on``: TLS with a certificate that is trusted and names the host; ``unverified``: with any. All that is done to
+    the members goes by it, too."""
+    ca_file: str = ""
+    """PEM file of the authorities that are trusted; empty: those of the system."""
 
 
 class MariadbProbe:
     """Asks MariaDB servers over a new connection each time: an old one says nothing of whether clients get in."""
 
     def __init__(self, parameters: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> None:
-        """:raises ValueError: a parameter that it does not know."""
-        self._lag = read_parameters(MariadbParameters, parameters).lag
+        """:raises ValueError: a parameter that it does not know, or a file that cannot be read."""
+        it = read_parameters(MariadbParameters, parameters)
+        if it.tls != "off":
+            client_context(it.ca_file, True)  # sessions make their own: here only mistakes are found
+        self._lag = it.lag
         self._clock = clock
         self._moved: dict[str, tuple[tuple[object, ...], float]] = {}
         self._acknowledged: dict[str, tuple[int, float]] = {}
@@ -227,7 +236,7 @@ def advice(facts: Mapping[str, Any]) -> str:
 
 def _failed(error: SqlError, latency: float) -> Finding:
     """What a failed conversation says of the server: one that answers, if only with a refusal, is not dead."""
-    if not error.answered and error.code != "name":
+    if not error.answered and error.code not in ("name", UNTRUSTED):
         return Finding(Sample(Verdict.FAIL, error.code, hard=error.code == "refused"), latency)
     if error.number in SHUTTING_DOWN:
         return Finding(Sample(Verdict.FAIL, error.code, hard=True, answered=True), latency)
