@@ -27,7 +27,8 @@ REAL = tuple(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real processes share the machine with whatever else runs: such a test may try twice, and the summary says so."""
+    """Real processes share the machine with whatever else runs: such a test may try twice, one that takes minutes three
+    times, and the summary says so."""
     for item in items:
         if item.nodeid.startswith(REAL):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            item.add_marker(pytest.mark.flaky(reruns=2 if item.get_closest_marker("long") else 1))
