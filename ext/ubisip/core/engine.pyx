@@ -22,13 +22,14 @@ from ubisip.core.proxy cimport (
     COUNTERS, DATAGRAM, KEEP_ALIVES, MALFORMED_DROPPED, MALFORMED_REQUESTS, PDD_BUCKETS, RECEIVED, REQUESTS, RESPONSES,
     STREAMS_CLOSED, Proxy,
 )
+from ubisip.core.client cimport client_timer, leave_destination, transport_failed
 from ubisip.core.forward cimport KEY_PROBE
 from ubisip.core.contacts cimport is_for_registrar
 from ubisip.core.mirror cimport all_behind, bring_in_step, is_told, server_emptied
 from ubisip.core.registrar cimport credentials_failed, credentials_known, expire_bindings, flow_lost
 from ubisip.core.reply cimport answer
 from ubisip.core.request cimport decide, receive_request, server_timer
-from ubisip.core.response cimport client_timer, leave_destination, receive_response, transport_failed
+from ubisip.core.response cimport receive_response
 from ubisip.core.rows cimport ended_letter, read_bindings, restore_bindings, share_binding, shared_letter
 from ubisip.core.snapshot cimport DESTINATIONS, PlatformView, Snapshot, find_peer, set_hop
 from ubisip.core.stun cimport is_stun, receive_stun

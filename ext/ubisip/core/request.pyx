@@ -1,59 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request processing (RFC 3261 sections 16.3 to 16.6, 16.10): from a datagram to a response context."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
-from ubisip.core.address cimport Address, Flow, parse_ip
+from ubisip.core.address cimport Flow
 from ubisip.core.agents cimport (
-    AGENT_AWAY, AGENT_BOUND, AgentTarget, agent_at, agent_hop, breadth_of, cancel_rung, find_target, is_agent_id, ring,
+    AGENT_AWAY, AGENT_BOUND, AgentTarget, agent_at, breadth_of, cancel_rung, find_target, is_agent_id, ring,
 )
 from ubisip.core.contacts cimport is_for_registrar
-from ubisip.core.context cimport create_server, is_scarce
+from ubisip.core.context cimport conclude, create_server, is_scarce
 from ubisip.core.events cimport EVENT_ASK, emit
 from ubisip.core.forward cimport attempt, attempt_next, cancel_others, cancel_restarted, forward_stateless
-from ubisip.core.headers cimport Via, parse_via
-from ubisip.core.identity cimport call_hash, loop_hash, server_key, tag_hash
+from ubisip.core.identity cimport call_hash, server_key, tag_hash
 from ubisip.core.machines cimport (
     COMPLETED, DO_SEND, DO_TELL, DO_WAIT, GOT_ACK, GOT_REQUEST, PROCEEDING, SERVER_INVITE, TIMER_RETRANSMIT, Cell,
     machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_PROXY_REQUIRE, HEADER_RESOURCE_PRIORITY, HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE,
-    METHOD_OPTIONS, ParsedMessage, header_value, next_header, parse_message,
-)
-from ubisip.core.outbox cimport outbox_send
-from ubisip.core.proxy cimport (
-    AGENT_CALLS, BAD_TOKENS, BOUND_TRANSACTIONS, CALLS, CANCELS, FLOW_FAILED, HOOK_LATE, LOOPS, MALFORMED_DROPPED,
-    NO_DESTINATION,
-    RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_ROUTES, SHED_SOURCE,
-    STRANGERS_DROPPED, STRANGERS_REFUSED, Proxy,
+    HEADER_RESOURCE_PRIORITY, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_OPTIONS, ParsedMessage, parse_message,
 )
 from ubisip.core.mirror cimport mirror_late
+from ubisip.core.nexthop cimport NEW, hop_reason, next_hop, secured, side_across
+from ubisip.core.outbox cimport outbox_send
+from ubisip.core.proxy cimport (
+    AGENT_CALLS, BAD_TOKENS, BOUND_TRANSACTIONS, CALLS, CANCELS, FLOW_FAILED, HOOK_LATE, NO_DESTINATION,
+    RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_SOURCE, STRANGERS_DROPPED,
+    STRANGERS_REFUSED, Proxy,
+)
 from ubisip.core.registrar cimport credentials_late, receive_register
 from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, retry_after
-from ubisip.core.response cimport conclude
-from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess, resolve
-from ubisip.core.snapshot cimport (
-    TRANSPORT_TLS, TRANSPORT_WSS, Transport,
-    SIDE_CARRIER, SIDE_SERVER, Side, find_destination, find_peer, find_source, is_emergency_number,
-    is_gateway, set_hop,
-)
-from ubisip.core.span cimport Span, span_of
+from ubisip.core.route cimport TOKEN_GOOD, RoutePlan, preprocess
+from ubisip.core.snapshot cimport find_peer, is_emergency_number, is_gateway, set_hop
 from ubisip.core.targets cimport ALL_FULL, allow, choose, has_room
 from ubisip.core.timers cimport T2, T4
-from ubisip.core.token cimport Branch, read_branch
 from ubisip.core.transactions cimport (
     CANCELLED, EMERGENCY_CALL, FIXED, MIRRORED, NEW_CALL, OVERDUE, PARKED, PEER_AGENT, PEER_GATEWAY, TO_AGENT,
     WANTS_CREDENTIALS, Transaction, destroy, find, handle_of, index_of, release, schedule,
 )
-from ubisip.core.uri cimport SCHEME_SIP, SCHEME_SIPS, SCHEME_TEL
+from ubisip.core.validation cimport validate
 
 cdef enum:
-    MAX_VIAS = 100           # Max-Forwards is 70; a longer stack is only there to be walked
     LARGEST_REQUEST = 64000  # a UDP datagram carries 65,507 octets, and our Via, Record-Route and Routes come in
     MOST_LINES = 200         # of MAX_HEADERS: ours come in, and what we sent must still be read for its ACK and CANCEL
     LIKELY = 3               # destinations that a request of a gateway that is gone may have been sent to
-    NEW = -1                 # what next_hop() says of a request whose destination is still to be chosen
 
 
 cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -124,191 +112,7 @@ cdef void absorb(Proxy* p, uint32_t server) noexcept nogil:
         outbox_send(&p.outbox, t.response.data, t.response.size, &t.flow)
 
 
-# --- section 16.3: validation
-
-cdef bint require_tags(const ParsedMessage* m, char* out, uint32_t most) noexcept nogil:
-    """An Unsupported line of every tag in Proxy-Require: this proxy has no extension (section 20.29). False: no tag."""
-    cdef int line = m.first[HEADER_PROXY_REQUIRE]
-    cdef uint32_t at = 13
-    cdef Span value
-    memcpy(out, b"Unsupported: ", 13)
-    while line >= 0:
-        value = header_value(m, line)
-        if value.length == 0:
-            line = next_header(m, line)
-            continue
-        if at + value.length + 8 > most:
-            break
-        if at > 13:
-            memcpy(out + at, b", ", 2)
-            at += 2
-        memcpy(out + at, m.data + value.at, value.length)
-        at += value.length
-        line = next_header(m, line)
-    memcpy(out + at, b"\r\n\0", 3)
-    return at > 13
-
-
-cdef int check_vias(const Proxy* p, const ParsedMessage* m) noexcept nogil:
-    """Walk the Via stack: 482 when one of ours shows the same Request-URI and Routes (RFC 5393), 400 when absurd."""
-    cdef int line = m.first[HEADER_VIA], _count
-    cdef uint32_t at = m.via.next
-    cdef Via via = m.via
-    cdef Branch branch
-    for _count in range(MAX_VIAS):
-        if read_branch(m.data, via.branch, &branch) and branch.loop == loop_hash(m):
-            return 482
-        if at == 0:
-            line = next_header(m, line)
-            if line < 0:
-                return 0
-            at = m.headers[line].value
-        if not parse_via(m.data, span_of(at, m.headers[line].value + m.headers[line].value_length), &via):
-            return 400
-        at = via.next
-    return 400
-
-
-cdef bint validate(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
-    """The checks of section 16.3, in its order; False: the request was answered, or dropped if it is an ACK."""
-    cdef char unsupported[1024]
-    cdef const char* extra = NULL
-    cdef const char* reason = NULL
-    cdef int status = 0, vias
-    if m.request_uri.scheme != SCHEME_SIP and m.request_uri.scheme != SCHEME_SIPS and \
-            m.request_uri.scheme != SCHEME_TEL:
-        status = 416
-        reason = b"Unsupported URI Scheme"
-    elif m.max_forwards == 0:
-        status = 483
-        reason = b"Too Many Hops"
-    elif m.first[HEADER_PROXY_REQUIRE] >= 0 and require_tags(m, unsupported, sizeof(unsupported)):
-        status = 420
-        reason = b"Bad Extension"
-        extra = unsupported
-    else:
-        vias = check_vias(p, m)
-        if vias == 482:
-            p.counters[LOOPS] += 1
-            status = 482
-            reason = b"Loop Detected"
-        elif vias:
-            status = 400
-            reason = b"Bad Via"
-    if status == 0:
-        return True
-    if m.method == METHOD_ACK:
-        p.counters[MALFORMED_DROPPED] += 1
-    else:
-        answer(p, m, from_, status, reason, extra)
-    return False
-
-
 # --- sections 16.4 and 16.5: where to
-
-cdef int token_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, Flow* hop, int* slot) noexcept nogil:
-    """In a dialog: to an agent by a flow of his, wherever his phone is by now; else the remote target when it is an
-    address, else the peer that the token names (DESIGN section 5)."""
-    cdef bint downstream = tag_hash(m, m.from_.tag) == plan.token.tag
-    cdef uint64_t party = plan.token.callee if downstream else plan.token.caller
-    hop.listener = plan.token.callee_listener if downstream else plan.token.caller_listener
-    if hop.listener >= p.view.listener_count:
-        hop.listener = 0
-    if is_agent_id(party) and agent_hop(p, party, 0, False, plan, hop):
-        if plan.reg_id <= 0xFFFF:
-            plan.path_length = 0  # the dialog's own route set says the way, but to a flow that another gateway holds
-        return 0
-    if not plan.own and resolve(p, m.data, &plan.request_uri, hop, slot):
-        return 0
-    if is_agent_id(party):
-        return 430
-    slot[0] = find_destination(p.view, <uint32_t>party)
-    if slot[0] < 0:
-        return 404
-    set_hop(p.view, slot[0], hop)
-    return 0
-
-
-cdef int side_across(const Proxy* p, int peer) noexcept nogil:
-    """The side whose destinations a request goes to: from carriers and agents to servers, from servers to carriers."""
-    return SIDE_SERVER if peer < 0 or p.view.destinations[peer].side == SIDE_CARRIER else SIDE_CARRIER
-
-
-cdef bint is_across(Proxy* p, int peer, int slot) noexcept nogil:
-    """On the other side: a peer of the caller's own side is no way out (toll fraud)."""
-    return slot >= 0 and p.view.destinations[slot].side == <Side>side_across(p, peer)
-
-
-cdef bint is_member(Proxy* p, const Flow* hop, int slot) noexcept nogil:
-    """A destination, or an address that may send to us."""
-    return slot >= 0 or find_source(p.view, &hop.peer, False) >= 0
-
-
-cdef bint follow(Proxy* p) noexcept nogil:
-    """A Route to a stranger without a token is followed, as RFC 3261 asks, but at the rate at which strangers are
-    answered: whoever forges a peer's address has little use of us."""
-    if allow(&p.strange_routes, p.view.refusals, max(1.0, p.view.refusals), p.now):
-        return True
-    p.counters[SHED_ROUTES] += 1
-    return False
-
-
-cdef int next_hop(Proxy* p, const ParsedMessage* m, RoutePlan* plan, int peer, Flow* hop,
-                  int* slot) noexcept nogil:
-    """0: *hop* is where the request must go; NEW: a destination is to be chosen; else the status to answer."""
-    cdef Address literal
-    hop.stream = 0
-    hop.listener = 0
-    slot[0] = -1
-    if plan.has_route:
-        if not resolve(p, m.data, &plan.route_uri, hop, slot):
-            return 404
-        if plan.token_state == TOKEN_GOOD:
-            return 0
-        if peer <= PEER_AGENT and is_member(p, hop, slot[0]):
-            return 0 if is_across(p, peer, slot[0]) else 403  # past the servers there is no way out for a phone
-        return 0 if is_member(p, hop, slot[0]) or follow(p) else 403
-    if plan.token_state == TOKEN_GOOD:
-        return token_hop(p, m, plan, hop, slot)
-    if plan.agent:
-        return 0 if agent_hop(p, plan.agent, plan.reg_id, peer == PEER_GATEWAY, plan, hop) else 430
-    if plan.maddr.length:
-        return 403  # a foreign maddr is the only target (section 16.5), and no peer of ours is named that way
-    if plan.own:
-        return NEW
-    if m.to.tag.length and resolve(p, m.data, &plan.request_uri, hop, slot) and is_member(p, hop, slot[0]) and \
-            (peer > PEER_AGENT or is_across(p, peer, slot[0])):
-        return 0
-    if parse_ip(m.data, plan.request_uri.host, &literal):
-        # A literal of no peer of ours: we are no relay for strangers' addresses.
-        return 0 if resolve(p, m.data, &plan.request_uri, hop, slot) and is_across(p, peer, slot[0]) else 403
-    return NEW
-
-
-cdef int secured(const Proxy* p, const ParsedMessage* m, const Flow* hop, int status) noexcept nogil:
-    """A sips Request-URI asks for TLS on every hop (section 26.2.2): 416 where the next is in the clear, or is still to
-    be chosen among some that are; else *status*."""
-    cdef Transport transport
-    if m.request_uri.scheme != SCHEME_SIPS or (status != 0 and status != NEW):
-        return status
-    if status == 0 and hop.stream:
-        transport = p.view.listeners[hop.listener].transport
-        if transport == TRANSPORT_TLS or transport == TRANSPORT_WSS:
-            return 0
-    return 416
-
-
-cdef const char* hop_reason(int status) noexcept nogil:
-    if status == 416:
-        return b"Unsupported URI Scheme"
-    if status == 403:
-        return b"Relaying Denied"
-    if status == 404:
-        return b"Next Hop Unknown"
-    if status == 430:
-        return b"Flow Failed"
-    return b"Bad Route"
-
 
 cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, uint64_t agent,
                 const uint64_t* key) noexcept nogil:

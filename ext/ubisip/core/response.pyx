@@ -1,56 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """Response processing (RFC 3261 sections 16.7 to 16.9): what becomes of each attempt, and what the caller hears."""
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memset
 
-from ubisip.core.address cimport ANY_STREAM, Address, Flow, same_address
-from ubisip.core.agents cimport flow_failed, other_flow, ring_next
+from ubisip.core.address cimport ANY_STREAM, Flow, same_address
+from ubisip.core.agents cimport flow_failed, other_flow
 from ubisip.core.bindings cimport find_flow
+from ubisip.core.context cimport attempt_failed, rank
 from ubisip.core.edits cimport delete, edit, edits_clear, edits_growth, insert_span, splice
-from ubisip.core.events cimport (
-    EVENT_ANSWERED, EVENT_BUSY, EVENT_ENDED, EVENT_FAILED, EVENT_PROBE, EVENT_REFUSED, EVENT_RINGING, EVENT_SILENT,
-    emit,
-)
+from ubisip.core.events cimport EVENT_ANSWERED, EVENT_BUSY, EVENT_ENDED, EVENT_PROBE, EVENT_RINGING, emit
 from ubisip.core.forward cimport (
-    KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, attempt_again, cancel_others, fall_back, has_candidate, leave_setup,
-    record_call, send_ack, send_cancel,
+    KEY_CANCEL, KEY_INVITE, KEY_OTHER, KEY_PROBE, cancel_others, leave_setup, record_call, send_ack, send_cancel,
 )
 from ubisip.core.headers cimport Via, parse_via, via_response_address
 from ubisip.core.identity cimport branch_key, call_hash, is_rfc3261_branch
 from ubisip.core.machines cimport (
-    CLIENT_INVITE, CLIENT_OTHER, COMPLETED, DO_ACK, DO_AGAIN, DO_END, DO_SEND, DO_STOP, DO_TELL, DO_WAIT, GOT_1XX,
-    GOT_2XX, GOT_FINAL, PROCEEDING, SERVER_INVITE, TIMER_RETRANSMIT, TIMER_TIMEOUT, TIMER_WAIT, TRANSPORT_ERROR, WRONG,
-    Cell, machine_step,
+    CLIENT_INVITE, CLIENT_OTHER, COMPLETED, DO_ACK, DO_STOP, DO_TELL, DO_WAIT, GOT_1XX, GOT_2XX, GOT_FINAL,
+    SERVER_INVITE, WRONG, Cell, machine_step,
 )
 from ubisip.core.message cimport (
-    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, METHOD_REGISTER,
-    ParsedMessage, header_value, next_header, parse_message,
+    HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, ParsedMessage,
+    header_value, next_header, parse_message,
 )
 from ubisip.core.mirror cimport look_after, mirror_answered, note_listing, server_emptied
-from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
+from ubisip.core.outbox cimport outbox_commit, outbox_reserve
 from ubisip.core.proxy cimport (
-    BOUND_CALLS, DATAGRAM, FLOW_FAILED, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, REFUSED, RETRANSMITTED, SILENT,
-    STATELESS_RESPONSES, STRANGER_RESPONSES, STRAY_RESPONSES, TIMEOUTS, WRONG_EVENTS, Proxy,
+    BOUND_CALLS, DATAGRAM, FORGED_RESPONSES, LATE_ANSWERS, PDD_BUCKETS, STATELESS_RESPONSES, STRANGER_RESPONSES,
+    STRAY_RESPONSES, WRONG_EVENTS, Proxy,
 )
-from ubisip.core.reply cimport add_content_length, answer_later, answer_transaction, send_response
-from ubisip.core.snapshot cimport SIDE_SERVER, default_port, find_peer, is_own
+from ubisip.core.reply cimport add_content_length, answer_later, send_response
+from ubisip.core.snapshot cimport default_port, find_peer, is_own
 from ubisip.core.span cimport Cursor, cursor, span_of, take_number
 from ubisip.core.targets cimport call_answered, call_ended
-from ubisip.core.timers cimport LIFETIME, T2, T4, TIMER_D
-from ubisip.core.token cimport BRANCH_LENGTH, Branch, Vouched, read_branch, read_hex, verify_branch
-from ubisip.core.uri cimport SCHEME_SIP, Uri
+from ubisip.core.timers cimport LIFETIME, T4, TIMER_D
+from ubisip.core.token cimport Branch, Vouched, read_branch, read_hex, verify_branch
 from ubisip.core.transactions cimport (
-    ABANDONED, CANCELLED, CANCEL_SENT, MIRRORED, NEW_CALL, OVERDUE, OWN_CANCEL, PEER_GATEWAY, PROBE, RANG, TO_AGENT,
-    WANT_CANCEL, Transaction, destroy, find, keep, release, schedule,
+    ABANDONED, MIRRORED, NEW_CALL, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, find, keep, release, schedule,
 )
-
-
-cdef extern from * nogil:
-    """
-    #include <string.h>
-    extern void *memmem(const void *, size_t, const void *, size_t);
-    """
-    void* memmem(const void* data, size_t size, const void* wanted, size_t length) noexcept
+from ubisip.core.uri cimport SCHEME_SIP, Uri
 
 
 # Upper bounds of the post-dial delay histogram, microseconds; the last bucket has none.
@@ -446,272 +433,3 @@ cdef void gather_challenges(Proxy* p, Transaction* s, const ParsedMessage* m) no
     size = splice(&p.edits, s.best.data, 0, s.best.size, out)
     release(&p.transactions.pool, &s.best)
     s.best = keep(&p.transactions.pool, out, size)
-
-
-cdef int rank(int status) noexcept nogil:
-    """Order of choice of step 6: a 6xx, then the lowest class, within 4xx what helps the caller most; low is better."""
-    if status == 0:
-        return 10000
-    if status >= 600:
-        return 0
-    if status == 401 or status == 407 or status == 415 or status == 420 or status == 484:
-        return 400
-    if status == 503:
-        return 599  # of no use upstream: it speaks of one server, not of us
-    if status >= 400 and status < 500:
-        return 403 if status == 430 else 401 + (status == 408)
-    return status // 100 * 100
-
-
-# --- the response context
-
-cdef bint still_running(Proxy* p, uint32_t server) noexcept nogil:
-    """An attempt that was not given up waits for its final response."""
-    cdef uint32_t client = p.transactions.slab[server].first
-    cdef Transaction* t
-    while client:
-        t = &p.transactions.slab[client]
-        if t.state <= PROCEEDING and not t.flags & ABANDONED:
-            return True
-        client = t.sibling
-    return False
-
-
-cdef void attempt_failed(Proxy* p, uint32_t server, int status, int slot, bint retry) noexcept nogil:
-    """One attempt ended without success: try the next destination, or answer when none is left and none still runs."""
-    cdef Transaction* s = &p.transactions.slab[server]
-    cdef int why = 0
-    if slot >= 0:
-        p.targets.load[slot].failed += 1
-    if s.state >= COMPLETED:
-        return
-    if rank(status) < rank(s.best_status):
-        s.best_status = <uint16_t>status
-        release(&p.transactions.pool, &s.best)
-    if retry and s.best_status < 600 and attempt_again(p, server, &why):
-        if slot >= 0:
-            p.targets.load[slot].failovers += 1
-        return
-    if still_running(p, server):
-        return
-    if s.flags & TO_AGENT and s.best_status < 600 and ring_next(p, server):
-        return
-    conclude(p, server)
-
-
-cdef bint is_servers(const Proxy* p, const Transaction* s) noexcept nogil:
-    """It came from a server or a gateway, which can go on after a 430: by the agent's other flow (RFC 5626 11.5)."""
-    return s.slot == PEER_GATEWAY or s.slot >= 0 and p.view.destinations[s.slot].side == SIDE_SERVER
-
-
-cdef void conclude(Proxy* p, uint32_t server) noexcept nogil:
-    """Step 6: the best response goes upstream; without any, 408 to an INVITE and silence to others (RFC 4320)."""
-    cdef Transaction* s = &p.transactions.slab[server]
-    cdef int status = s.best_status
-    cdef uint8_t* out
-    cdef uint32_t size
-    if s.flags & OVERDUE and s.method == METHOD_REGISTER:
-        destroy(&p.transactions, server)  # the phone asks again, and is answered by what was made of it
-        return
-    if s.flags & NEW_CALL and p.view.record and not s.flags & OVERDUE and status >= 300:
-        record_call(p, EVENT_FAILED, -1, status, s)
-    if s.best != NULL:
-        size = s.best.size
-        out = outbox_reserve(&p.outbox, size)
-        if out != NULL:
-            memcpy(out, s.best.data, size)
-            send_response(p, server, out, size, 500 if status == 503 else status)
-        else:
-            answer_later(p, server, status)
-    elif s.flags & CANCELLED:
-        answer_transaction(p, server, 487, b"Request Terminated", NULL)
-    elif status == 480:
-        answer_transaction(p, server, 480, b"No Destination", NULL)
-    elif status == 430 and is_servers(p, s):
-        p.counters[FLOW_FAILED] += 1
-        answer_transaction(p, server, 430, b"Flow Failed", NULL)
-    elif status == 430:
-        answer_transaction(p, server, 480, b"Temporarily Unavailable", NULL)
-    elif status == 503 or status == 500:
-        answer_transaction(p, server, 500, b"No Destination Reached", NULL)
-    elif s.machine == SERVER_INVITE:
-        answer_transaction(p, server, 408, b"Request Timeout", NULL)
-    else:
-        destroy(&p.transactions, server)
-
-
-# --- timers and errors
-
-cdef void client_timer(Proxy* p, uint32_t client) noexcept nogil:
-    cdef Transaction* t = &p.transactions.slab[client]
-    if t.expire_at and t.expire_at <= p.now:
-        expired(p, client)
-        return
-    if t.give_up_at and t.give_up_at <= p.now:
-        t.give_up_at = 0
-        silent(p, client)
-    if t.retransmit_at and t.retransmit_at <= p.now:
-        retransmit(p, client)
-    schedule(&p.transactions, client)
-
-
-cdef bint is_hopeless(const Proxy* p, const Transaction* t) noexcept nogil:
-    """An attempt that was given up, at a destination that looks down: nothing is sent there while it does."""
-    return t.flags & ABANDONED != 0 and not (t.slot >= 0 and p.view.destinations[t.slot].usable)
-
-
-cdef void retransmit(Proxy* p, uint32_t client) noexcept nogil:
-    """Timer A doubles without end, Timer E up to T2 (sections 17.1.1.2 and 17.1.2.2)."""
-    cdef Transaction* t = &p.transactions.slab[client]
-    cdef Cell cell = machine_step(t.machine, t.state, TIMER_RETRANSMIT)
-    cdef int64_t due = t.retransmit_at
-    t.retransmit_at = 0
-    if cell.actions & WRONG:
-        p.counters[WRONG_EVENTS] += 1
-        return
-    if cell.actions & DO_SEND and t.request != NULL and not is_hopeless(p, t):
-        outbox_send(&p.outbox, t.request.data, t.request.size, &t.flow)
-        p.counters[RETRANSMITTED] += 1
-    if cell.actions & DO_AGAIN:
-        t.interval *= 2
-        if t.machine == CLIENT_OTHER and (t.interval > T2 or t.state == PROCEEDING):
-            t.interval = T2
-        t.retransmit_at = due + t.interval  # from when it was due: lateness does not add up
-
-
-cdef void silent(Proxy* p, uint32_t client) noexcept nogil:
-    """No response at all in first_response_timeout: the next destination is tried, this one no longer waited for."""
-    cdef Transaction* t = &p.transactions.slab[client]
-    cdef int why = 0, slot = t.slot
-    if t.status > 100:
-        return
-    p.counters[SILENT] += 1
-    if t.agent:
-        silent_flow(p, client)
-        return
-    emit(&p.events, EVENT_SILENT, p.now, slot, 0, 0, 0, NULL, 0)
-    if t.server == 0 or not has_candidate(p, t.server):
-        return
-    # It is still repeated while the destination looks alive: only an answer, however late, allows its CANCEL.
-    t.flags |= ABANDONED | WANT_CANCEL
-    leave_setup(p, client)
-    if attempt_again(p, t.server, &why):
-        if slot >= 0:
-            p.targets.load[slot].failovers += 1
-    else:
-        t.flags &= <uint16_t>~<uint16_t>(ABANDONED | WANT_CANCEL)
-
-
-cdef void silent_flow(Proxy* p, uint32_t client) noexcept nogil:
-    """A phone does not answer: by its other flow, else the server hears at once that this one failed, and a caller is
-    left to wait. In a dialog there is no other way, and nobody is told anything yet."""
-    cdef Transaction* t = &p.transactions.slab[client]
-    cdef uint32_t server = t.server
-    cdef uint64_t agent = t.agent
-    cdef uint32_t reg_id = t.reg_id
-    if server == 0 or not p.transactions.slab[server].flags & NEW_CALL:
-        return
-    t.flags |= ABANDONED | WANT_CANCEL
-    if other_flow(p, server, agent, reg_id):
-        return
-    if is_servers(p, &p.transactions.slab[server]):
-        attempt_failed(p, server, 430, -1, False)
-    else:
-        t.flags &= <uint16_t>~<uint16_t>(ABANDONED | WANT_CANCEL)
-
-
-cdef void expired(Proxy* p, uint32_t client) noexcept nogil:
-    """Timers B and F, C, or the one that ends the transaction."""
-    cdef Transaction* t = &p.transactions.slab[client]
-    if t.state > PROCEEDING:
-        end_client(p, client, TIMER_WAIT, 0)
-        return
-    if t.machine == CLIENT_INVITE and t.state == PROCEEDING and not t.flags & CANCEL_SENT:
-        # Timer C (section 16.8): cancel, and give the 487 its time.
-        t.expire_at = p.now + LIFETIME
-        send_cancel(p, client)
-        if t.flags & CANCEL_SENT:
-            schedule(&p.transactions, client)
-            return
-    end_client(p, client, TIMER_TIMEOUT, 408)
-
-
-cdef void end_client(Proxy* p, uint32_t client, int happening, int status) noexcept nogil:
-    """A client transaction ends by a timer or an error; a failure counts for its server transaction as *status*."""
-    cdef Transaction* t = &p.transactions.slab[client]
-    cdef Cell cell = machine_step(t.machine, t.state, happening)
-    cdef uint32_t server = t.server
-    cdef int slot = t.slot
-    cdef bint abandoned = t.flags & ABANDONED != 0
-    cdef uint64_t agent = t.agent
-    cdef uint32_t reg_id = t.reg_id
-    if cell.actions & WRONG:
-        p.counters[WRONG_EVENTS] += 1
-        destroy(&p.transactions, client)
-        return
-    if not cell.actions & DO_END:
-        t.state = cell.state
-        return
-    if cell.actions & DO_TELL:
-        if status == 503 and slot >= 0:
-            p.registrar.refused[slot] = True
-        if t.flags & MIRRORED:
-            if not t.flags & PROBE:
-                mirror_answered(p, client, status)
-            server = 0
-        elif t.flags & PROBE:
-            emit(&p.events, EVENT_PROBE, p.now, slot, 0 if status == 408 else -1, <int64_t>t.call, p.now - t.created,
-                 NULL, 0)
-        else:
-            p.counters[TIMEOUTS if status == 408 else REFUSED] += 1
-            if status == 503 and agent:
-                flow_failed(p, t)
-                status = 430
-            elif status == 503:
-                emit(&p.events, EVENT_REFUSED, p.now, slot, 0, 0, 0, NULL, 0)
-    leave_setup(p, client)
-    if t.method == METHOD_BYE and cell.actions & DO_TELL:
-        ended(p, client)
-    destroy(&p.transactions, client)
-    if cell.actions & DO_TELL and server and not abandoned and \
-            not (agent and status == 430 and other_flow(p, server, agent, reg_id)):
-        attempt_failed(p, server, status, slot, True)
-
-
-cdef void transport_failed(Proxy* p, const uint8_t* data, uint32_t size, const Address* to) noexcept nogil:
-    """ICMP quotes the datagram that failed: the branch in it says which attempt counts as a 503 (section 16.9)."""
-    cdef uint64_t key[2]
-    cdef Branch branch
-    cdef const uint8_t* found
-    cdef uint32_t client
-    cdef bint is_invite = size > 7 and memcmp(data, b"INVITE ", 7) == 0
-    cdef bint is_cancel = size > 7 and memcmp(data, b"CANCEL ", 7) == 0
-    if size > 8 and memcmp(data, b"SIP/2.0 ", 8) == 0:
-        return  # a response that failed ends nothing (RFC 6026 section 7.1)
-    found = <const uint8_t*>memmem(data, size, b";branch=z9hG4bK", 15)
-    if found == NULL:
-        return
-    found += 8
-    if <uint32_t>(data + size - found) >= BRANCH_LENGTH and read_branch(found, span_of(0, BRANCH_LENGTH), &branch):
-        key[0] = branch.mac
-        key[1] = KEY_INVITE if is_invite else (KEY_CANCEL if is_cancel else KEY_OTHER)
-    elif <uint32_t>(data + size - found) >= 24 and found[7] == 0x70 and read_hex(found + 8, 16, &key[0]):
-        key[1] = KEY_PROBE
-    else:
-        return
-    client = find(&p.transactions, key)
-    if client and same_address(&p.transactions.slab[client].flow.peer, to) and not fall_back(p, client):
-        end_client(p, client, TRANSPORT_ERROR, 503)
-
-
-cdef void leave_destination(Proxy* p, int slot) noexcept nogil:
-    """A destination went down: attempts it has answered with no more than a 100 go on elsewhere, by their timers."""
-    cdef uint32_t client
-    cdef Transaction* t
-    for client in range(1, p.transactions.high + 1):
-        t = &p.transactions.slab[client]
-        if t.key[1] != KEY_INVITE or t.slot != slot or t.state > PROCEEDING or t.status > 100 or t.server == 0:
-            continue
-        if t.flags & (ABANDONED | WANT_CANCEL) == 0:
-            t.give_up_at = p.now
-            schedule(&p.transactions, client)
