@@ -54,8 +54,8 @@ test: build $(VENV)/.extra-test $(VENV)/.peers ## All tests, real peers included
 	$(BIN)/python -m pytest -q
 
 .PHONY: test-faults
-test-faults: build $(VENV)/.extra-test $(VENV)/.peers ## The long fault tests, which make test leaves out: databases, sites, storms; tens of minutes
-	$(BIN)/python -m pytest -q -m long tests/faults
+test-faults: build $(VENV)/.extra-test $(VENV)/.peers ## The long tests, which make test leaves out: databases, sites, storms; half an hour
+	$(BIN)/python -m pytest -q -m long
 
 .PHONY: lint
 lint: $(VENV)/.extra-lint ## ruff, mypy --strict, cython-lint

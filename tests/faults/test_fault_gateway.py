@@ -56,6 +56,7 @@ async def test_no_call_notices_that_its_gateway_died_and_came_back(
         assert phones.tally.placed == 5 * (len(LIVES) + 1)
 
 
+@pytest.mark.long
 async def test_no_call_is_lost_when_a_gateway_is_killed_under_load(place: Place, record: dict[str, float]) -> None:
     """Calls of every age at 50 a second, in both directions."""
     place.write(servers=6, carriers=2)

@@ -23,6 +23,7 @@ def carried(figures: Figures) -> int:
     return figures.good - len(figures.refused)
 
 
+@pytest.mark.long
 def test_servers_at_their_limit(place: Place, record: dict[str, float]) -> None:
     """Each server takes 20 calls a second; 180 a second are placed, and an emergency call now and then."""
     place.write(servers=[{"site": "PA2", "max_cps": SERVER_CPS}] * SERVERS, carriers=4)

@@ -42,6 +42,7 @@ def test_no_call_fails_when_a_server_is_killed(place: Place, record: dict[str, f
     assert len(servers[2].calls()) < RATE * 6 / 6
 
 
+@pytest.mark.long
 def test_a_silent_server_costs_the_first_calls_a_second_and_a_half_at_most(
     place: Place, record: dict[str, float]
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_silent_server_costs_the_first_calls_a_second_and_a_half_at_most(
     assert late == 0
 
 
+@pytest.mark.long
 def test_a_server_that_returns_gets_its_share_little_by_little(place: Place, record: dict[str, float]) -> None:
     """Killed, then back: no call until it has answered several probes, then a share that grows."""
     slow_start = 6.0

@@ -17,6 +17,7 @@ from ubisip.lab.tally import Call
 STOPS_WITHIN = 35.0
 
 
+@pytest.mark.long
 async def test_sigterm_loses_no_call_in_setup(place: Place, record: dict[str, float]) -> None:
     """100 calls a second that ring up to three seconds; who comes after SIGTERM is told to come later."""
     place.write(servers=6, carriers=2)

@@ -120,6 +120,7 @@ async def outage(place: Place, etcd: Etcd, tier: Tier, seconds: float, record: d
     assert [int(line) > epoch for line in tier.marks.read_text().split()] == [True], "once, under a newer epoch"
 
 
+@pytest.mark.long
 async def test_every_member_of_etcd_hangs_for_a_while(
     place: Place, etcd: Etcd, tier: Tier, record: dict[str, float]
 ) -> None:

@@ -150,6 +150,7 @@ async def all_are_served(
     return outcome
 
 
+@pytest.mark.long
 async def test_five_thousand_phones_in_three_seconds(place: Place, record: dict[str, float]) -> None:
     """Every one of them is registered in the end, with all servers, and after a kill; no call notices."""
     await all_are_served(place, record, 5000, 3.0, 60.0)

@@ -277,6 +277,7 @@ async def awaited(condition: Callable[[], object], what: str, limit: float = PAT
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 @needs_etcd
 async def test_the_lease_outlives_any_member_of_etcd_and_is_given_up_without_a_majority(tmp_path: Path) -> None:
     """Leader killed, a member paused, all of them paused; nobody ever sees two holders."""
