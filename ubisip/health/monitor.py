@@ -30,6 +30,8 @@ from ubisip.health.machine import (
 from ubisip.health.observer import Case, Group, Observer, Testimony, note
 from ubisip.platform import DestinationState, Kind, Switch
 
+PATIENCE = 3.0
+"""Seconds for which targets are asked more often while we distrust ourselves: nothing new shows until one answers."""
 SPREAD = 0.25
 """A probe comes up to this part of its interval early, by name and round, so that probes spread out."""
 
@@ -62,6 +64,8 @@ class _Target:
     """How early the next one comes, as a part of SPREAD; see :meth:`Monitor._spread`."""
     urgent: bool = False
     """Wanted as a witness: do not wait for the interval."""
+    doubted_since: float = math.inf
+    """Since when it would be down, did we not distrust ourselves."""
 
     @property
     def probed(self) -> bool:
@@ -198,11 +202,16 @@ class Monitor:
         if not it.probed:
             return None
         it.testimony = note(it.testimony, sample, now)
+        if sample.answered:
+            for other in self._targets.values():
+                other.doubted_since = math.inf
         if sample.verdict in FAILURES and it.counts:
             self._call_witnesses(it)
         health, transition = advance(it.health, sample, self._settings, now)
         if transition is not None and self._doubts(it, sample, transition, now):
+            it.doubted_since = min(it.doubted_since, now)
             return None
+        it.doubted_since = math.inf
         it.health = health
         return None if transition is None else Change(it.name, *it.testimony.group, transition)
 
@@ -231,7 +240,8 @@ class Monitor:
         if state in (State.DOWN, State.HELD):
             return self._settings.down_interval
         changing = state in (State.FALLING, State.RISING)
-        return self._settings.fast_interval if changing or it.urgent else self._settings.interval
+        fast = (changing or it.urgent) and it.sent_at - it.doubted_since < PATIENCE
+        return self._settings.fast_interval if fast else self._settings.interval
 
 
 def _kind(it: _Target) -> Kind:

@@ -58,7 +58,7 @@ cdef enum:
     TURN_MOST = 500          # milliseconds: it shows that it lives at least twice a second
     ERRORS_A_TURN = 64
     LEISURE = 32             # turns that brought nothing but REGISTERs, after which these gather
-    LEISURELY = 32           # times as long: an agent's phone waits for milliseconds, not its user
+    LEISURELY = 48           # times as long: an agent's phone waits for milliseconds, not its user
     CROWDED = 5000           # microseconds of work without seeing every socket empty: registrations are put off
     BEHIND = 20000           # microseconds likewise, of time: new calls are shed until it has caught up,
     STORM = 250000           # later while registrations are put off, which is cheap: calls are not to pay for them
