@@ -23,7 +23,7 @@ from ubisip.failover.coordination import Compare, Put, StoreError
 from ubisip.failover.lease import Keys, Leadership, Member
 from ubisip.health.probe import Target
 from ubisip.health.probes.etcd import EtcdProbe
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.proxy.tiers import store_of
 from ubisip.store.etcd import EtcdStore
 

@@ -18,7 +18,7 @@ from asyncmy.cursors import DictCursor
 
 from ubisip.address import split_address
 from ubisip.health.probe import Target
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 
 Tls = Literal["off", "on", "unverified"]
 PORT = 3306

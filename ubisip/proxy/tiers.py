@@ -30,7 +30,7 @@ from ubisip.health.machine import USABLE, State
 from ubisip.health.probe import Target
 from ubisip.health.prober import Prober, Watched
 from ubisip.health.probes.push import Outcome, PushProbe
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_secret, thaw
 from ubisip.sections import Parameters, Tier
 from ubisip.store.etcd import EtcdStore

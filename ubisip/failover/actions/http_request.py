@@ -17,7 +17,7 @@ from ubisip.failover.action import ActionError, Check, Context, Refusal, Situati
 from ubisip.failover.actions.order import Class, order_of, plan_order
 from ubisip.failover.signature import sign
 from ubisip.health.asking import short
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import nothing, read_parameters, read_secret
 from ubisip.schema import REQUIRED, Between
 

@@ -25,7 +25,7 @@ from ubisip.failover.action import ActionError, Notice
 from ubisip.failover.sinks.outbox import Letter, Outbox
 from ubisip.failover.sinks.plain import json_notice
 from ubisip.health.asking import short
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_parameters, read_secret
 from ubisip.schema import REQUIRED, Between
 

@@ -19,7 +19,7 @@ from ubisip.address import split_address
 from ubisip.failover.action import ActionError, Notice
 from ubisip.failover.sinks.plain import instant
 from ubisip.health.asking import short
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_parameters, read_secret
 from ubisip.schema import AT_LEAST_ONE, REQUIRED, Between
 

@@ -14,7 +14,7 @@ from ubisip.failover.action import ActionError, Notice
 from ubisip.failover.signature import sign
 from ubisip.failover.sinks.plain import json_notice
 from ubisip.health.asking import short
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import nothing, read_parameters, read_secret
 from ubisip.schema import REQUIRED, Between
 

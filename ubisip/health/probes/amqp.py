@@ -20,7 +20,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from ubisip.address import split_address
 from ubisip.health.asking import PROTOCOL, ask, failed, of_error, passed, short, unclear, warned
 from ubisip.health.probe import Finding, Target
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import nothing, read_parameters
 
 AMQP_PORT = 5672

@@ -13,7 +13,7 @@ import aiohttp
 from ubisip.health.asking import PROTOCOL, ask, failed, passed, short, unclear
 from ubisip.health.probe import Finding, Target
 from ubisip.health.probes.http import of_client_error
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_parameters
 
 MAX_BODY = 65_536

@@ -14,7 +14,7 @@ import asyncmy.errors
 from ubisip.address import split_address
 from ubisip.health.asking import ask, failed, of_error, passed, short, unclear, warned
 from ubisip.health.probe import Finding, Target
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_parameters
 from ubisip.schema import Between
 

@@ -13,7 +13,8 @@ import aiohttp
 
 from ubisip.health.asking import PROTOCOL, RESET, ask, failed, of_error, passed, short, silent, unclear, warned
 from ubisip.health.probe import Finding, Target
-from ubisip.health.probes.tls import client_context, of_tls_error
+from ubisip.health.probes.tls import of_tls_error
+from ubisip.health.trust import client_context
 from ubisip.parameters import nothing, read_parameters
 from ubisip.schema import Between
 

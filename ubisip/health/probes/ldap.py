@@ -16,7 +16,7 @@ from ldap3.core import exceptions
 from ubisip.address import split_address
 from ubisip.health.asking import PROTOCOL, REFUSED, RESET, TIMEOUT, ask, failed, passed, short, silent, unclear
 from ubisip.health.probe import Finding, Target
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_parameters
 
 LDAP_PORTS = {"off": 389, "on": 636, "starttls": 389}

@@ -15,7 +15,7 @@ from typing import Any
 from ubisip.health.machine import Sample, Verdict
 from ubisip.health.mariadb import RIGHTS, TOO_MANY_CONNECTIONS, UNTRUSTED, Session, SqlError, Tls, session
 from ubisip.health.probe import NO_FACTS, Finding, Target
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_parameters
 
 LONG_TIMEOUT = 3_600_000

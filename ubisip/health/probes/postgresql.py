@@ -15,7 +15,7 @@ from ubisip.address import split_address
 from ubisip.health.asking import PROTOCOL, ask, failed, passed, short, unclear, warned
 from ubisip.health.probe import Finding, Target
 from ubisip.health.probes.tcp import connection
-from ubisip.health.probes.tls import client_context
+from ubisip.health.trust import client_context
 from ubisip.parameters import read_parameters
 from ubisip.schema import Between
 
