@@ -165,7 +165,8 @@ A sick observer may suspect (FALLING), it may not condemn (DOWN): the sample tha
   the kind fail, or when nobody at all was heard since the destination began to fail. A refusal is doubted when
   more than half of all groups fail.
 - What was sent while we doubted proves nothing later. Doubt lasts as long as nobody answers; once somebody
-  does, we hear, and one round (`interval` + `timeout`) later those still silent are taken at their word.
+  does, we hear, and one round (`interval` + `timeout`) later those still silent are taken at their word. Until
+  then those in doubt are asked at `fast_interval` for {monitor.PATIENCE:.0f} s, afterwards at `interval`.
 - With one group alone there is nothing to compare with: it is believed.
 
 The first failure of a destination calls the witnesses: whoever has not been heard since is probed at once.

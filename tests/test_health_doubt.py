@@ -31,6 +31,23 @@ def test_a_storm_over_the_servers_alone_takes_nobody_out_either() -> None:
     assert set(it.due(1.2)) >= {"sbc-1", "sbc-2", "sbc-3", "sbc-4"}, "they are asked at once"
 
 
+def test_while_nobody_answers_they_are_asked_in_haste_for_some_seconds_only() -> None:
+    it = monitor()
+    all_pass(it, 0.0)
+    asked = [0, 0, 0]
+    for tick in range(10, 301):
+        now = tick / 10
+        for name in it.due(now):
+            asked[min(2, int(now // 10))] += 1
+            it.probed(name, 0, 0.0, now)
+    assert asked[0] > asked[1] == pytest.approx(asked[2], rel=0.2)
+    assert asked[2] <= 10 / 1.5 * len(PLATFORM), "as often as when all is well"
+    it.probed(ONE, 200, 0.01, 31.0)
+    assert down(it) == set()
+    silent = [name for name in PLATFORM if name != ONE]
+    assert set(it.due(31.5)) >= set(silent), "one answers: now it is they, or it is not"
+
+
 def test_a_silent_one_goes_down_as_soon_as_anybody_else_was_heard() -> None:
     it = monitor()
     all_pass(it, 0.0)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ def accepts(host: str, port: int) -> bool:
         return one.connect_ex((host, port)) == 0
 
 
-class Daemon:
+class Daemon(ABC):
     """A server that is started, killed and started again on the same address, with its data kept.
 
     Start it in the main thread: it dies with the one that did. Some refuse to run as root: then *nobody* runs them. The
@@ -102,8 +103,9 @@ class Daemon:
             return Path(os.readlink(process / "cwd")).is_relative_to(self.folder)
         return False
 
+    @abstractmethod
     def start(self) -> None:
-        raise NotImplementedError
+        """Run it with its own command; when this returns it takes connections."""
 
     def close(self) -> None:
         self.kill()
