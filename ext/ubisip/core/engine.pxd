@@ -10,6 +10,9 @@ cdef class Engine:
     cdef Proxy* proxy
     cdef Snapshot snapshot      # keeps the view alive that the proxy reads
 
+cdef void engine_read(Proxy* p, int place, const uint8_t* data, uint32_t size) noexcept nogil
+cdef void engine_handle(Proxy* p, int place, const uint8_t* data, uint32_t size, const Flow* from_,
+                        int64_t now) noexcept nogil
 cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flow* from_, int64_t now) noexcept nogil
 cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil
 cdef int64_t engine_next_timer(const Proxy* p) noexcept nogil

@@ -13,6 +13,7 @@ from ubisip.core.address cimport Address, Flow, address_from_text, address_to_py
 from ubisip.core.bindings cimport bindings_close, bindings_open, find_flow
 from ubisip.core.digest cimport ALGORITHMS
 from ubisip.core.events cimport EVENT_PROBE, emit, events_close, events_open, take_events, take_journal
+from ubisip.core.identity cimport server_key
 from ubisip.core.machines cimport CLIENT_OTHER, SERVER_INVITE
 from ubisip.core.message cimport METHOD_ACK, METHOD_OPTIONS, ParsedMessage, parse_message
 from ubisip.core.outbox cimport (
@@ -20,7 +21,7 @@ from ubisip.core.outbox cimport (
 )
 from ubisip.core.proxy cimport (
     COUNTERS, DATAGRAM, KEEP_ALIVES, MALFORMED_DROPPED, MALFORMED_REQUESTS, PDD_BUCKETS, RECEIVED, REQUESTS, RESPONSES,
-    STREAMS_CLOSED, Proxy,
+    STREAMS_CLOSED, Proxy, Received,
 )
 from ubisip.core.client cimport client_timer, leave_destination, transport_failed
 from ubisip.core.forward cimport KEY_PROBE
@@ -37,7 +38,7 @@ from ubisip.core.targets cimport forget_old_calls, targets_close, targets_open
 from ubisip.core.timers cimport NEVER, TICK_BITS, wheel_next, wheel_pop
 from ubisip.core.token cimport MAX_KEYS, read_hex
 from ubisip.core.transactions cimport (
-    PROBE, Transaction, create, find, keep, schedule, transactions_close, transactions_open,
+    PROBE, Transaction, create, find, foresee_transaction, keep, schedule, transactions_close, transactions_open,
 )
 
 from ubisip.core.events import EVENT_KINDS, Event
@@ -101,8 +102,20 @@ cdef void refuse_malformed(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     answer(p, m, from_, m.error, m.error_reason, NULL)
 
 
-cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flow* from_, int64_t now) noexcept nogil:
-    """One datagram's way through the core. *data* is readable for SCAN_PADDING octets beyond *size*."""
+cdef void engine_read(Proxy* p, int place, const uint8_t* data, uint32_t size) noexcept nogil:
+    """Parse a datagram; its transaction's place in the table is then on its way into the cache. *data* is readable for
+    SCAN_PADDING octets beyond *size*."""
+    cdef Received* received = &p.received[place]
+    received.sound = parse_message(&received.message, data, size)
+    if received.sound and received.message.is_request:
+        server_key(p.secret, &received.message, False, received.key)
+        foresee_transaction(&p.transactions, received.key)
+
+
+cdef void engine_handle(Proxy* p, int place, const uint8_t* data, uint32_t size, const Flow* from_,
+                        int64_t now) noexcept nogil:
+    """The rest of a datagram's way through the core, once it was read."""
+    cdef Received* received = &p.received[place]
     set_now(p, now)
     p.counters[RECEIVED] += 1
     if memcmp(data, b"REGISTER ", 9) != 0:
@@ -111,14 +124,20 @@ cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flo
         p.counters[KEEP_ALIVES] += 1
     elif is_stun(data, size):
         receive_stun(p, data, size, from_)
-    elif not parse_message(&p.message, data, size):
-        refuse_malformed(p, &p.message, from_)
-    elif p.message.is_request:
+    elif not received.sound:
+        refuse_malformed(p, &received.message, from_)
+    elif received.message.is_request:
         p.counters[REQUESTS] += 1
-        receive_request(p, &p.message, from_)
+        receive_request(p, received, from_)
     else:
         p.counters[RESPONSES] += 1
-        receive_response(p, &p.message, from_)
+        receive_response(p, &received.message, from_)
+
+
+cdef void engine_receive(Proxy* p, const uint8_t* data, uint32_t size, const Flow* from_, int64_t now) noexcept nogil:
+    """The whole way of a datagram that comes alone."""
+    engine_read(p, 0, data, size)
+    engine_handle(p, 0, data, size, from_, now)
 
 
 cdef bint engine_advance(Proxy* p, int64_t now) noexcept nogil:
@@ -185,9 +204,9 @@ cdef void engine_probe(Proxy* p, int slot, const uint8_t* data, uint32_t size, i
     cdef Transaction* t
     set_now(p, now)
     key[1] = KEY_PROBE
-    if not p.view.destinations[slot].present or not parse_message(&p.message, data, size) \
-            or p.message.via.branch.length != 24 \
-            or not read_hex(data + p.message.via.branch.at + 8, 16, &key[0]) or find(&p.transactions, key):
+    if not p.view.destinations[slot].present or not parse_message(&p.stored, data, size) \
+            or p.stored.via.branch.length != 24 \
+            or not read_hex(data + p.stored.via.branch.at + 8, 16, &key[0]) or find(&p.transactions, key):
         emit(&p.events, EVENT_PROBE, now, slot, 0, handle, 0, NULL, 0)
         return
     index = create(&p.transactions, CLIENT_OTHER, key, now)

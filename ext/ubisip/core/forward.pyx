@@ -31,7 +31,7 @@ from ubisip.core.token cimport (
 from ubisip.core.transactions cimport (
     ABANDONED, CANCELLED, CANCEL_SENT, EMERGENCY_CALL, FIXED, IN_SETUP, NEW_CALL, OWN_CANCEL, PEER_GATEWAY, TO_AGENT,
     WANT_CANCEL,
-    Transaction, adopt, create, find, keep, release, schedule,
+    Transaction, adopt, create, find, foresee_transaction, keep, release, schedule,
 )
 from ubisip.core.uri cimport Uri, parse_uri, uri_parameter
 
@@ -302,13 +302,14 @@ cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const Route
     cdef uint8_t* out = NULL
     cdef uint32_t size, client
     make_branch(p, m, &s.flow, s.attempt, slot, plan, &branch)
+    key[0] = branch.mac
+    key[1] = KEY_INVITE if s.machine == SERVER_INVITE else KEY_OTHER
+    foresee_transaction(&p.transactions, key)
     size = write_request(p, m, &s.flow, s.slot, s.agent, plan, &to, slot, &branch, &out)
     if size > LARGEST_BY_UDP and over_tcp(p, slot, &to):
         size = write_request(p, m, &s.flow, s.slot, s.agent, plan, &to, slot, &branch, &out)
     if size == 0:
         return False
-    key[0] = branch.mac
-    key[1] = KEY_INVITE if s.machine == SERVER_INVITE else KEY_OTHER
     if find(&p.transactions, key):
         return False  # the same request by another way, still in progress: one branch, one transaction
     client = create(&p.transactions, CLIENT_INVITE if s.machine == SERVER_INVITE else CLIENT_OTHER, key, p.now)

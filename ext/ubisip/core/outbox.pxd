@@ -15,6 +15,7 @@ cdef struct Outgoing:
     uint8_t* data
     uint32_t size
     Flow to
+    uint64_t call                # of a response: hash of the Call-ID; 0: it keeps its place among all others
 
 
 cdef struct Outbox:
@@ -44,8 +45,15 @@ cdef inline void outbox_commit(Outbox* outbox, uint32_t size, const Flow* to) no
     out.data = outbox.arena + outbox.used
     out.size = size
     out.to = to[0]
+    out.call = 0
     outbox.count += 1
     outbox.used += (size + 63) & ~<uint32_t>63
+
+
+cdef inline void outbox_commit_response(Outbox* outbox, uint32_t size, const Flow* to, uint64_t call) noexcept nogil:
+    """Likewise a response: it may leave before datagrams of other calls, together with others of its size."""
+    outbox_commit(outbox, size, to)
+    outbox.datagrams[outbox.count - 1].call = call | (call == 0)
 
 
 cdef inline void outbox_clear(Outbox* outbox) noexcept nogil:

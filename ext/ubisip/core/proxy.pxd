@@ -118,6 +118,12 @@ cdef struct Histogram:
     int64_t sum
 
 
+cdef struct Received:        # a datagram that was read
+    ParsedMessage message
+    bint sound
+    uint64_t key[2]          # of a request's server transaction
+
+
 cdef struct Proxy:
     const PlatformView* view
     KeyRing keys
@@ -142,7 +148,7 @@ cdef struct Proxy:
     Registrar registrar
     Events journal           # changes of bindings
     int64_t now
-    ParsedMessage message    # the one that came
+    Received received[2]     # the one that came, and the one behind it
     ParsedMessage stored     # one that was kept, read again
     uint8_t datagram[DATAGRAM + 64]  # of Engine.receive(), which copies; the worker's lie in its own batch
     uint8_t scratch[DATAGRAM + 64]

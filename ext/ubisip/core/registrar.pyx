@@ -121,12 +121,12 @@ cdef void go_on(Proxy* p, uint64_t account, bint found) noexcept nogil:
         t = &p.transactions.slab[server]
         t.flags &= <uint16_t>~<uint16_t>WANTS_CREDENTIALS
         t.give_up_at = 0
-        if t.request == NULL or not parse_message(&p.message, t.request.data, t.request.size):
+        if t.request == NULL or not parse_message(&p.received[0].message, t.request.data, t.request.size):
             continue
         if found:
-            register_agent(p, &p.message, &parked.source, server, True, t.slot, NULL)
+            register_agent(p, &p.received[0].message, &parked.source, server, True, t.slot, NULL)
         else:
-            come_back(p, &p.message, &parked.source, server, 5, 30)
+            come_back(p, &p.received[0].message, &parked.source, server, 5, 30)
 
 
 cdef uint64_t named_account(const Proxy* p, const uint8_t* data, uint32_t user_length,

@@ -9,11 +9,12 @@ from ubisip.core.machines cimport (
     ACCEPTED, COMPLETED, DO_AGAIN, DO_SEND, DO_TIMEOUT, DO_WAIT, SEND_1XX, SEND_2XX, SEND_FINAL, SERVER_INVITE, WRONG,
     Cell, machine_step,
 )
+from ubisip.core.identity cimport call_hash
 from ubisip.core.message cimport (
     HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_TIMESTAMP, HEADER_TO, HEADER_VIA,
     ParsedMessage, next_header, parse_message,
 )
-from ubisip.core.outbox cimport outbox_commit, outbox_reserve
+from ubisip.core.outbox cimport outbox_commit_response, outbox_reserve
 from ubisip.core.proxy cimport WRONG_EVENTS, Proxy
 from ubisip.core.timers cimport LIFETIME, T1
 from ubisip.core.token cimport SipHash, siphash_add, siphash_add_number, siphash_end, siphash_init, write_hex
@@ -157,7 +158,7 @@ cdef void answer(Proxy* p, const ParsedMessage* m, const Flow* from_, int status
     size = build(p, m, &p.edits, status, reason, extra, out)
     if size > LARGEST_DATAGRAM:
         return
-    outbox_commit(&p.outbox, size, &to)
+    outbox_commit_response(&p.outbox, size, &to, call_hash(m))
     p.responses[status // 100] += 1
 
 
@@ -179,7 +180,7 @@ cdef bint send_response(Proxy* p, uint32_t server, uint8_t* data, uint32_t size,
         return False
     if not cell.actions & DO_SEND:
         return False
-    outbox_commit(&p.outbox, size, &t.flow)
+    outbox_commit_response(&p.outbox, size, &t.flow, t.call)
     p.responses[status // 100] += 1
     if t.state < COMPLETED:
         t.retransmit_at = 0  # the 100 that waited is not needed any more

@@ -3,9 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from ubisip.core.address cimport Flow
-from ubisip.core.message cimport ParsedMessage
-from ubisip.core.proxy cimport Proxy
+from ubisip.core.proxy cimport Proxy, Received
 
-cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil
+cdef void receive_request(Proxy* p, const Received* received, const Flow* from_) noexcept nogil
 cdef bint decide(Proxy* p, int64_t handle, int slot) noexcept nogil
 cdef void server_timer(Proxy* p, uint32_t server) noexcept nogil

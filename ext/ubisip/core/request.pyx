@@ -24,7 +24,7 @@ from ubisip.core.outbox cimport outbox_send
 from ubisip.core.proxy cimport (
     AGENT_CALLS, BAD_TOKENS, BOUND_TRANSACTIONS, CALLS, CANCELS, FLOW_FAILED, HOOK_LATE, NO_DESTINATION,
     RETRANSMISSIONS, RETRANSMITTED, SHED_CAPACITY, SHED_DRAINING, SHED_OVERLOAD, SHED_SOURCE, STRANGERS_DROPPED,
-    STRANGERS_REFUSED, Proxy,
+    STRANGERS_REFUSED, Proxy, Received,
 )
 from ubisip.core.registrar cimport credentials_late, receive_register
 from ubisip.core.reply cimport answer, answer_kept, answer_transaction, is_own_tag, retry_after
@@ -44,8 +44,9 @@ cdef enum:
     LIKELY = 3               # destinations that a request of a gateway that is gone may have been sent to
 
 
-cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
-    cdef uint64_t key[2]
+cdef void receive_request(Proxy* p, const Received* received, const Flow* from_) noexcept nogil:
+    cdef const ParsedMessage* m = &received.message
+    cdef const uint64_t* key = received.key
     cdef uint32_t server
     cdef int peer = find_peer(p.view, from_)
     cdef bint registers = is_for_registrar(p, m)
@@ -60,7 +61,6 @@ cdef void receive_request(Proxy* p, const ParsedMessage* m, const Flow* from_) n
                 refuse_stranger(p, m, from_)
                 return
             peer = PEER_GATEWAY
-    server_key(p.secret, m, False, key)
     server = find(&p.transactions, key)
     if m.method == METHOD_ACK:
         receive_ack(p, m, from_, server, peer)

@@ -31,11 +31,12 @@ from ubisip.core.proxy cimport (
 from ubisip.core.reply cimport add_content_length, answer_later, send_response
 from ubisip.core.snapshot cimport default_port, find_peer, is_own
 from ubisip.core.span cimport Cursor, cursor, span_of, take_number
-from ubisip.core.targets cimport call_answered, call_ended
+from ubisip.core.targets cimport call_answered, call_ended, foresee_call
 from ubisip.core.timers cimport LIFETIME, T4, TIMER_D
 from ubisip.core.token cimport Branch, Vouched, read_branch, read_hex, verify_branch
 from ubisip.core.transactions cimport (
-    ABANDONED, MIRRORED, NEW_CALL, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, find, keep, release, schedule,
+    ABANDONED, MIRRORED, NEW_CALL, OWN_CANCEL, PROBE, RANG, WANT_CANCEL, Transaction, find,
+    foresee_transaction, keep, release, schedule,
 )
 from ubisip.core.uri cimport SCHEME_SIP, Uri
 
@@ -167,10 +168,14 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     cdef Branch branch
     cdef bint is_probe = False
     cdef uint32_t client
-    cdef bint known = find_peer(p.view, from_) >= 0 or (p.bindings.used and find_flow(&p.bindings, from_))
+    cdef bint known
     if not is_own_via(p, m) or not response_key(m, key, &branch, &is_probe):
         p.counters[STRAY_RESPONSES] += 1
         return
+    foresee_transaction(&p.transactions, key)
+    if m.status >= 200:
+        foresee_call(&p.targets, call_hash(m))
+    known = find_peer(p.view, from_) >= 0 or (p.bindings.used and find_flow(&p.bindings, from_))
     client = find(&p.transactions, key)
     if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)) and \
             (client or not p.view.agents.enabled):

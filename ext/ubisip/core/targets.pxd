@@ -47,6 +47,14 @@ cdef struct Targets:
     uint32_t sweep           # where the search for forgotten calls goes on
 
 
+cdef extern from "memory.h" nogil:
+    void foresee(const void* memory) noexcept
+
+
+cdef inline void foresee_call(const Targets* targets, uint64_t call) noexcept nogil:
+    foresee(&targets.calls[<uint32_t>call & targets.call_mask])
+
+
 cdef bint targets_open(Targets* targets, uint32_t max_calls) noexcept nogil
 cdef void targets_close(Targets* targets) noexcept nogil
 cdef bint allow(RateLimit* limit, double rate, double burst, int64_t now) noexcept nogil

@@ -111,6 +111,14 @@ cdef Buffer* keep(Pool* pool, const uint8_t* data, uint32_t size) noexcept nogil
 cdef void release(Pool* pool, Buffer** buffer) noexcept nogil
 
 
+cdef extern from "memory.h" nogil:
+    void foresee(const void* memory) noexcept
+
+
+cdef inline void foresee_transaction(const Transactions* table, const uint64_t* key) noexcept nogil:
+    foresee(&table.buckets[<uint32_t>key[0] & table.mask])
+
+
 cdef inline uint32_t find(const Transactions* table, const uint64_t* key) noexcept nogil:
     """Number of the transaction with this key; 0: none."""
     cdef uint32_t index = table.buckets[<uint32_t>key[0] & table.mask]

@@ -76,6 +76,7 @@ cdef Buffer* keep(Pool* pool, const uint8_t* data, uint32_t size) noexcept nogil
             buffer = grow(pool, kind)
         if buffer != NULL:
             pool.spare[kind] = buffer.next
+            foresee(buffer.next)  # the next one is asked for soon
     if buffer == NULL:
         return NULL
     pool.out += 1

@@ -14,7 +14,7 @@ import threading
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
 from ubisip.core.engine cimport (
     close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe,
-    engine_receive, engine_restore, engine_share, engine_stream_closed, engine_swap, engine_transport_error, open_proxy,
+    engine_handle, engine_read, engine_receive, engine_restore, engine_share, engine_stream_closed, engine_swap, engine_transport_error, open_proxy,
     proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
@@ -31,16 +31,23 @@ cdef extern from "ring.h" nogil:
 
 # The few system structures; their insides stay in the header.
 cdef extern from "socket.h" nogil:
-    ctypedef struct batch_t:
+    ctypedef struct incoming_t:
         pass
-    int batch_size() noexcept
-    batch_t* batch_open(uint32_t room) noexcept
-    void batch_close(batch_t* batch) noexcept
-    int batch_receive(batch_t* batch, int fd) noexcept
-    uint8_t* batch_data(batch_t* batch, int i, uint32_t* size) noexcept
-    void batch_from(batch_t* batch, int i, uint8_t* ip, uint16_t* port) noexcept
-    void batch_to(batch_t* batch, int i, uint8_t* data, uint32_t size, const uint8_t* ip, uint16_t port) noexcept
-    int batch_send(batch_t* batch, int fd, int first, int count) noexcept
+    incoming_t* incoming_open(uint32_t room) noexcept
+    void incoming_close(incoming_t* batch) noexcept
+    int incoming_receive(incoming_t* batch, int fd) noexcept
+    bint incoming_full(const incoming_t* batch) noexcept
+    uint8_t* incoming_data(incoming_t* batch, int i, uint32_t* size) noexcept
+    void incoming_from(incoming_t* batch, int i, uint8_t* ip, uint16_t* port) noexcept
+    ctypedef struct outgoing_t:
+        int used
+    outgoing_t* outgoing_open() noexcept
+    void outgoing_clear(outgoing_t* batch) noexcept
+    bint outgoing_full(const outgoing_t* batch) noexcept
+    void outgoing_add(outgoing_t* batch, uint8_t* data, uint32_t size, const uint8_t* ip, uint16_t port,
+                      uint64_t call) noexcept
+    int outgoing_datagrams(const outgoing_t* batch, int first, int count) noexcept
+    int outgoing_send(outgoing_t* batch, int fd, int first) noexcept
     int read_error(int fd, uint8_t* data, uint32_t room, uint32_t* size, uint8_t* ip, uint16_t* port) noexcept
     int receive_errors(int fd, int on) noexcept
     int watch(int epoll, int fd) noexcept
@@ -105,8 +112,8 @@ cdef class Worker:
     """The thread that carries the calls: epoll, recvmmsg, engine, sendmmsg, without the GIL."""
 
     cdef Proxy* proxy
-    cdef batch_t* incoming
-    cdef batch_t* outgoing
+    cdef incoming_t* incoming
+    cdef outgoing_t* outgoing
     cdef int fds[LISTENERS]
     cdef int fd_count
     cdef int epoll
@@ -137,8 +144,8 @@ cdef class Worker:
         cdef int i
         self.epoll = self.wake = self.tell = -1
         self.proxy = open_proxy(snapshot, keys, clock())
-        self.incoming = batch_open(DATAGRAM + 64)
-        self.outgoing = batch_open(0)
+        self.incoming = incoming_open(DATAGRAM + 64)
+        self.outgoing = outgoing_open()
         self.box = <Letter*>calloc(MAILBOX, sizeof(Letter))
         if self.incoming == NULL or self.outgoing == NULL or self.box == NULL:
             raise MemoryError
@@ -166,8 +173,8 @@ cdef class Worker:
     def __dealloc__(self):
         cdef uint32_t at
         close_proxy(self.proxy)
-        batch_close(self.incoming)
-        batch_close(self.outgoing)
+        incoming_close(self.incoming)
+        free(self.outgoing)
         if self.box != NULL:
             for at in range(self.box_head, self.box_tail):
                 free(self.box[at % MAILBOX].data)
@@ -467,7 +474,7 @@ cdef class Worker:
     cdef int receive_from(self, int listener, int64_t now, bint* empty) noexcept nogil:
         cdef int _turn, count, i, total = 0, errors = 0
         for _turn in range(BATCHES_A_TURN):
-            count = batch_receive(self.incoming, self.fds[listener])
+            count = incoming_receive(self.incoming, self.fds[listener])
             if count < 0:
                 # With IP_RECVERR a pending ICMP error is told by whatever call comes next.
                 if errno == EAGAIN or errors == ERRORS_A_TURN:
@@ -479,10 +486,13 @@ cdef class Worker:
             self.received += count
             self.brought = now
             total += count
+            self.read_one(0)
             for i in range(count):
-                self.receive_one(i, listener, now)
+                if i + 1 < count:
+                    self.read_one(i + 1)
+                self.handle_one(i, listener, now)
             self.send_all()
-            if count < batch_size():
+            if not incoming_full(self.incoming):
                 return total
             now = clock()
             self.late += min(now - self.looked, STOOD)
@@ -494,14 +504,19 @@ cdef class Worker:
         empty[0] = False
         return total
 
-    cdef void receive_one(self, int i, int listener, int64_t now) noexcept nogil:
+    cdef void read_one(self, int i) noexcept nogil:
+        cdef uint32_t size
+        cdef uint8_t* data = incoming_data(self.incoming, i, &size)
+        engine_read(self.proxy, i & 1, data, size)
+
+    cdef void handle_one(self, int i, int listener, int64_t now) noexcept nogil:
         cdef Flow flow
         cdef uint32_t size
-        cdef uint8_t* data = batch_data(self.incoming, i, &size)
-        batch_from(self.incoming, i, flow.peer.ip, &flow.peer.port)
+        cdef uint8_t* data = incoming_data(self.incoming, i, &size)
+        incoming_from(self.incoming, i, flow.peer.ip, &flow.peer.port)
         flow.listener = <uint8_t>listener
         flow.stream = 0
-        engine_receive(self.proxy, data, size, &flow, now)
+        engine_handle(self.proxy, i & 1, data, size, &flow, now)
 
     cdef void read_all_errors(self, int64_t now) noexcept nogil:
         """An error told to a send, or one that woke us alone, still waits in its socket's queue."""
@@ -526,7 +541,7 @@ cdef class Worker:
         """Send the outbox in order, as many datagrams a call as go to one socket in a row."""
         cdef uint32_t at = 0, count = self.proxy.outbox.count
         cdef Outgoing* out
-        cdef int n, fd
+        cdef int fd
         cdef uint8_t listener
         while at < count:
             out = &self.proxy.outbox.datagrams[at]
@@ -536,30 +551,30 @@ cdef class Worker:
                 continue
             listener = out.to.listener
             fd = self.fds[listener] if listener < self.fd_count else -1
-            n = 0
-            while at < count and n < batch_size():
+            outgoing_clear(self.outgoing)
+            while at < count and not outgoing_full(self.outgoing):
                 out = &self.proxy.outbox.datagrams[at]
                 if out.to.stream or out.to.listener != listener:
                     break
-                batch_to(self.outgoing, n, out.data, out.size, out.to.peer.ip, out.to.peer.port)
-                n += 1
+                outgoing_add(self.outgoing, out.data, out.size, out.to.peer.ip, out.to.peer.port,
+                             out.call)
                 at += 1
-            self.send_batch(fd, n)
+            self.send_batch(fd)
         outbox_clear(&self.proxy.outbox)
 
-    cdef void send_batch(self, int fd, int count) noexcept nogil:
+    cdef void send_batch(self, int fd) noexcept nogil:
         cdef int at = 0, done, tries = 0
-        while at < count:
-            done = batch_send(self.outgoing, fd, at, count - at) if fd >= 0 else -1
+        while at < self.outgoing.used:
+            done = outgoing_send(self.outgoing, fd, at) if fd >= 0 else -1
             if done > 0:
+                self.sent += outgoing_datagrams(self.outgoing, at, done)
                 at += done
-                self.sent += done
                 tries = 0
             elif fd >= 0 and tries < 2:
                 self.failed = True
                 tries += 1  # an ICMP error of an earlier datagram was told: this one was not tried yet
             else:
-                self.send_errors += 1
+                self.send_errors += outgoing_datagrams(self.outgoing, at, 1)
                 at += 1
                 tries = 0
 
