@@ -28,8 +28,10 @@ from bench.candidates import CANDIDATES, Place, platform_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LOAD = sipp.Load(rate=10, calls=50)
-ENGINE = ["*_engine_receive", "*_engine_advance"]
-ENTRIES = {"kamailio": ["receive_msg"], "ubisip": ENGINE, "replay": ENGINE, "register": ENGINE[:1]}
+WORKER = ["*_engine_read", "*_engine_handle", "*_engine_advance"]
+STEPS = ["*_parse_message", "*_server_key", "*_receive_request", "*_receive_response"]
+ENGINE = [*STEPS, "*_engine_advance"]
+ENTRIES = {"kamailio": ["receive_msg"], "ubisip": WORKER, "replay": ENGINE, "register": STEPS}
 """The functions whose inclusive cost is counted; a * stands for any characters."""
 
 REPLAYS = {"replay": "bench.replay", "register": "bench.registrations"}

@@ -86,7 +86,7 @@ def statistics() -> dict[str, Any]:
         "calls": 0,
         "pdd": {"buckets": [(0.01, 0), (0.1, 0), (float("inf"), 0)], "sum": 0.0, "count": 0},
         "destinations": {},
-        "worker": {"batches": 0, "received": 0, "sent": 0, "send_errors": 0, "busy": 0.0},
+        "worker": {"batches": 0, "received": 0, "sent": 0, "together": 0, "send_errors": 0, "busy": 0.0},
     }
 
 

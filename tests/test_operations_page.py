@@ -42,7 +42,7 @@ class Still:
         return ""
 
     def statistics(self) -> dict[str, Any]:
-        worker = {"batches": 0, "received": 0, "sent": 0, "send_errors": 0, "busy": 0.0}
+        worker = {"batches": 0, "received": 0, "sent": 0, "together": 0, "send_errors": 0, "busy": 0.0}
         return {**self._engine.statistics(), "worker": worker, "alive": 0.0}
 
     def own_statistics(self) -> dict[str, dict[str, int]]:

@@ -80,6 +80,6 @@ class Worker:
     def successes(self) -> dict[int, int]:
         """By slot, the attempts that brought any response other than a 503: for the control loop."""
     def statistics(self) -> dict[str, Any]:
-        """As Engine.statistics(), plus ``worker``: ``{"batches": n, "received": n, "sent": n, "send_errors": n,
-        "busy": seconds}`` and ``alive``: the monotonic time of the worker's last turn (at least one
-        a second)."""
+        """As Engine.statistics(), plus ``worker``: ``{"batches": n, "received": n, "sent": n, "together": n,
+        "send_errors": n, "busy": seconds}`` (``together``: of those sent, the responses that left in one message with
+        an earlier one) and ``alive``: the monotonic time of the worker's last turn (at least one a second)."""

@@ -103,7 +103,6 @@ typedef struct {
 
 static inline outgoing_t *outgoing_open(void) {
   outgoing_t *batch = calloc(1, sizeof *batch);
-  if (batch) batch->apart = getenv("NOGSO") != NULL;
   for (int i = 0; batch && i < BATCH; i++) {
     struct cmsghdr *size = (struct cmsghdr *)batch->control[i];
     *size = (struct cmsghdr){.cmsg_level = IPPROTO_UDP, .cmsg_type = UDP_SEGMENT, .cmsg_len = CMSG_LEN(sizeof(uint16_t))};
@@ -178,6 +177,27 @@ static inline int outgoing_datagrams(const outgoing_t *batch, int first, int cou
 /* Gives how many messages from the first on were sent, or -1. */
 static inline int outgoing_send(outgoing_t *batch, int fd, int first) {
   return sendmmsg(fd, batch->message + first, (unsigned)(batch->used - first), MSG_DONTWAIT);
+}
+
+/* Whether outgoing_send() gave -1 because this kernel or this path cannot cut a message into its datagrams. */
+static inline int outgoing_refused(const outgoing_t *batch, int i) {
+  return batch->message[i].msg_hdr.msg_iovlen > 1 &&
+         (errno == EINVAL || errno == EIO || errno == EMSGSIZE || errno == EOPNOTSUPP);
+}
+
+/* Send the datagrams of such a message one by one, as all later ones; gives how many were sent. */
+static inline int outgoing_send_apart(outgoing_t *batch, int fd, int i) {
+  struct msghdr each = batch->message[i].msg_hdr;
+  int sent = 0;
+  batch->apart = 1;
+  each.msg_control = NULL;
+  each.msg_controllen = 0;
+  each.msg_iovlen = 1;
+  for (size_t n = 0; n < batch->message[i].msg_hdr.msg_iovlen; n++) {
+    each.msg_iov = &batch->vector[i][n];
+    sent += sendmsg(fd, &each, MSG_DONTWAIT) >= 0;
+  }
+  return sent;
 }
 
 /* One entry of the error queue: the address it is about and the start of the datagram; 0: the queue is empty. */

@@ -14,8 +14,8 @@ import threading
 from ubisip.core.address cimport ANY_STREAM, Address, Flow, address_from_text
 from ubisip.core.engine cimport (
     close_proxy, credential_letter, engine_advance, engine_credentials, engine_decide, engine_next_timer, engine_probe,
-    engine_handle, engine_read, engine_receive, engine_restore, engine_share, engine_stream_closed, engine_swap, engine_transport_error, open_proxy,
-    proxy_statistics,
+    engine_handle, engine_read, engine_receive, engine_restore, engine_share, engine_stream_closed, engine_swap,
+    engine_transport_error, open_proxy, proxy_statistics,
 )
 from ubisip.core.events cimport put_stream_message, take_events, take_journal, take_stream_messages
 from ubisip.core.outbox cimport Outgoing, outbox_clear, outbox_nearly_full
@@ -48,6 +48,8 @@ cdef extern from "socket.h" nogil:
                       uint64_t call) noexcept
     int outgoing_datagrams(const outgoing_t* batch, int first, int count) noexcept
     int outgoing_send(outgoing_t* batch, int fd, int first) noexcept
+    bint outgoing_refused(const outgoing_t* batch, int i) noexcept
+    int outgoing_send_apart(outgoing_t* batch, int fd, int i) noexcept
     int read_error(int fd, uint8_t* data, uint32_t room, uint32_t* size, uint8_t* ip, uint16_t* port) noexcept
     int receive_errors(int fd, int on) noexcept
     int watch(int epoll, int fd) noexcept
@@ -130,7 +132,7 @@ cdef class Worker:
     cdef int64_t late        # microseconds since then, pauses left out
     cdef int64_t looked      # when that was counted last
     cdef uint64_t put_off    # registrations put off until then
-    cdef uint64_t batches, received, sent, send_errors
+    cdef uint64_t batches, received, sent, together, send_errors
     cdef Letter* box
     cdef uint32_t box_head
     cdef uint32_t box_tail
@@ -354,8 +356,8 @@ cdef class Worker:
     def statistics(self):
         statistics = proxy_statistics(self.proxy)
         statistics["worker"] = {
-            "batches": self.batches, "received": self.received, "sent": self.sent, "send_errors": self.send_errors,
-            "busy": self.busy / 1e6,
+            "batches": self.batches, "received": self.received, "sent": self.sent, "together": self.together,
+            "send_errors": self.send_errors, "busy": self.busy / 1e6,
         }
         statistics["alive"] = self.alive / 1e6
         return statistics
@@ -563,13 +565,20 @@ cdef class Worker:
         outbox_clear(&self.proxy.outbox)
 
     cdef void send_batch(self, int fd) noexcept nogil:
-        cdef int at = 0, done, tries = 0
+        cdef int at = 0, done, datagrams, tries = 0
         while at < self.outgoing.used:
             done = outgoing_send(self.outgoing, fd, at) if fd >= 0 else -1
             if done > 0:
-                self.sent += outgoing_datagrams(self.outgoing, at, done)
+                datagrams = outgoing_datagrams(self.outgoing, at, done)
+                self.sent += datagrams
+                self.together += datagrams - done
                 at += done
                 tries = 0
+            elif fd >= 0 and outgoing_refused(self.outgoing, at):
+                done = outgoing_send_apart(self.outgoing, fd, at)
+                self.sent += done
+                self.send_errors += outgoing_datagrams(self.outgoing, at, 1) - done
+                at += 1
             elif fd >= 0 and tries < 2:
                 self.failed = True
                 tries += 1  # an ICMP error of an earlier datagram was told: this one was not tried yet
