@@ -16,7 +16,7 @@
 
 /* Address space whose pages come as they are used, and which begins where a huge page may; NULL: there is none. */
 static inline void *table_reserve(uint64_t octets) {
-  octets = (octets + 4095) & ~(uint64_t)4095;
+  octets = (octets + 4095) & ~(uint64_t)4095; /* what lies behind is given back, by whole pages */
   uint8_t *memory = mmap(NULL, octets + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return NULL;
   uint64_t before = -(uintptr_t)memory % HUGE_PAGE;
@@ -41,6 +41,6 @@ static inline void *table_open(uint64_t octets) {
 static inline void foresee(const void *memory) { __builtin_prefetch(memory, 1); }
 
 static inline void table_close(void *memory, uint64_t octets) {
-  if (memory) munmap(memory, (octets + 4095) & ~(uint64_t)4095);
+  if (memory) munmap(memory, octets);
 }
 #endif

@@ -540,7 +540,8 @@ cdef class Worker:
             engine_transport_error(self.proxy, quoted, size, &to, now)
 
     cdef void send_all(self) noexcept nogil:
-        """Send the outbox in order, as many datagrams a call as go to one socket in a row."""
+        """Send the outbox, as many datagrams a call as go to one socket in a row: in order, but for responses that join
+        others of their size."""
         cdef uint32_t at = 0, count = self.proxy.outbox.count
         cdef Outgoing* out
         cdef int fd
@@ -558,8 +559,7 @@ cdef class Worker:
                 out = &self.proxy.outbox.datagrams[at]
                 if out.to.stream or out.to.listener != listener:
                     break
-                outgoing_add(self.outgoing, out.data, out.size, out.to.peer.ip, out.to.peer.port,
-                             out.call)
+                outgoing_add(self.outgoing, out.data, out.size, out.to.peer.ip, out.to.peer.port, out.call)
                 at += 1
             self.send_batch(fd)
         outbox_clear(&self.proxy.outbox)
