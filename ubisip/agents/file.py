@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ubisip.agents.credentials import Unavailable
 from ubisip.agents.roll import Roll
-from ubisip.agents.secret import ALGORITHMS, Secret, digests_of, read_ha1, secret_of_ha1s
+from ubisip.agents.secret import Secret, digests_of, read_ha1, secret_of_ha1s
 from ubisip.agents.source import Change, Changes, Listing, Options
 
 MAX_FILE = 64 * 1024 * 1024
@@ -45,10 +45,7 @@ class FileSource:
         if not self._read:
             raise Unavailable(f"{self._path} is about to be read")
         at = self._users.place(user, realm)
-        if at < 0:
-            return None
-        hexes = zip(ALGORITHMS, (digest.hex() for digest in self._users.digests(at)), strict=True)
-        return Secret(ha1={algorithm: digits for algorithm, digits in hexes if digits})
+        return None if at < 0 else self._users.secret(at)
 
     async def changes(self) -> Changes:
         """All users at the first call, then those that changed; who still writes has the time between two calls to end.
@@ -87,8 +84,7 @@ class FileSource:
             if isinstance(row, str):
                 mistakes.append(f"{self._path}: {row}")
                 continue
-            name, realm, secret = row
-            users.put(name, realm, digests_of(secret, name, realm))
+            users.put(*row)
         return users, mistakes
 
 
@@ -113,7 +109,7 @@ class Differences:
         """Find them; a step for each user."""
         for at in self._after:
             old = self._before.place(*self._after.user(at)) if len(self._before) else -1
-            if old < 0 or self._before.digests(old) != self._after.digests(at):
+            if old < 0 or self._before.secret(old) != self._after.secret(at):
                 self._new.append(at)
             yield
         for at in self._before:
@@ -126,7 +122,8 @@ class Differences:
 
     def __iter__(self) -> Iterator[Change]:
         for at in self._new:
-            yield Change(*self._after.user(at), self._after.digests(at))
+            name, realm = self._after.user(at)
+            yield Change(name, realm, digests_of(self._after.secret(at), name, realm))
         for at in self._gone:
             yield Change(*self._before.user(at), None)
 
