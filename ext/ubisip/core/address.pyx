@@ -21,26 +21,33 @@ cdef bint is_routable(const Address* a) noexcept nogil:
     return a.ip[0] != 0xFF and not (a.ip[0] == 0 and a.ip[15] == 0)
 
 
+cdef inline uint32_t digit_at(const uint8_t* text, uint32_t i) noexcept nogil:
+    """Its value; above 9: it is none."""
+    return <uint8_t>(text[i] - 0x30)
+
+
 cdef bint parse_ipv4(const uint8_t* text, uint32_t length, uint8_t* ip) noexcept nogil:
-    """Four decimal numbers of one to three digits; False for anything else."""
-    cdef uint32_t i = 0, start, octet, part
-    cdef uint8_t digit
+    """Four decimal numbers of one to three digits; False for anything else. May look fifteen octets beyond *length*."""
+    cdef uint32_t i = 0, number, digit
+    cdef int part
     for part in range(4):
-        start = i
-        octet = 0
-        while i < length:
-            digit = <uint8_t>(text[i] - 0x30)
-            if digit > 9:
-                break
-            octet = octet * 10 + digit
-            i += 1
-            if octet > 255:
-                return False
-        if i == start or i - start > 3:
+        number = digit_at(text, i)
+        if number > 9:
             return False
-        ip[part] = <uint8_t>octet
+        i += 1
+        digit = digit_at(text, i)
+        if digit <= 9:
+            number = number * 10 + digit
+            i += 1
+            digit = digit_at(text, i)
+            if digit <= 9:
+                number = number * 10 + digit
+                i += 1
+        if number > 255:
+            return False
+        ip[part] = <uint8_t>number
         if part < 3:
-            if i == length or text[i] != 0x2E:
+            if text[i] != 0x2E:
                 return False
             i += 1
     return i == length

@@ -121,6 +121,9 @@ cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, u
     cdef Flow hop
     cdef int slot = -1, status
     cdef AgentTarget target
+    if p.overloaded and m.method == METHOD_INVITE and m.to.tag.length == 0 and not is_emergency(p, m):
+        shed(p, m, from_, SHED_OVERLOAD)  # at once: what it costs to refuse is lost to the calls that are carried
+        return
     if not validate(p, m, from_):
         return
     status = preprocess(p, m, &plan)
@@ -167,6 +170,11 @@ cdef bint is_emergency(const Proxy* p, const ParsedMessage* m) noexcept nogil:
     return m.first[HEADER_RESOURCE_PRIORITY] >= 0 or is_emergency_number(p.view, m.data, m.request_uri.user)
 
 
+cdef void shed(Proxy* p, const ParsedMessage* m, const Flow* from_, int counter) noexcept nogil:
+    p.counters[counter] += 1
+    answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+
+
 cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) noexcept nogil:
     """New requests only; False: it was answered 503 with Retry-After."""
     cdef int counter
@@ -181,8 +189,7 @@ cdef bint admit(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer) n
         counter = SHED_SOURCE
     else:
         return True
-    p.counters[counter] += 1
-    answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+    shed(p, m, from_, counter)
     return False
 
 
@@ -190,8 +197,7 @@ cdef bint admit_to(Proxy* p, const ParsedMessage* m, const Flow* from_, int slot
     """A new request for one destination by name: within its max_calls and max_cps; False: it was answered."""
     if slot < 0 or has_room(&p.targets.load[slot], &p.view.destinations[slot], p.now):
         return True
-    p.counters[SHED_CAPACITY] += 1
-    answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+    shed(p, m, from_, SHED_CAPACITY)
     return False
 
 
@@ -266,10 +272,10 @@ cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, u
     tried[0] = tried[1] = tried[2] = tried[3] = 0
     slot = choose(&p.targets, p.view, side, call, tried, emergency, p.now)
     if slot < 0:
-        p.counters[SHED_CAPACITY if slot == ALL_FULL else NO_DESTINATION] += 1
         if slot == ALL_FULL:
-            answer(p, m, from_, 503, b"Service Unavailable", retry_after(p))
+            shed(p, m, from_, SHED_CAPACITY)
         else:
+            p.counters[NO_DESTINATION] += 1
             answer(p, m, from_, 480, b"No Destination", NULL)
         return
     server = create_server(p, m, from_, peer, key, call)

@@ -71,52 +71,75 @@ static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
   return HEADER_OTHER;
 }
 
-#define SCAN_WORD(a, b, c, d) ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
-
 /* The names that nearly every message has, in their long form and with the colon right behind: found by their first four
- * octets, lower case, in a table without collisions, then compared with what follows. */
+ * octets, lower case, in a table without collisions, then compared with what stands there, sixteen octets at once. A line may
+ * be shorter than that: then its CRLF makes it differ. */
 typedef struct {
-  uint32_t word;
+  uint64_t text[2], mask[2]; /* the name in upper case with its colon, and which bits count: not that of a letter's case */
   scan_kind kind;
-  uint64_t tail, mask; /* the octets from the fifth on, and which of them belong to the name */
 } scan_name_entry;
 
-#define SCAN_TAIL(a, b, c, d, e, f, g, h) ((uint64_t)SCAN_WORD(a, b, c, d) | (uint64_t)SCAN_WORD(e, f, g, h) << 32)
-#define SCAN_PLACE(word) ((word) * 0x1027c4d1u >> 28)
+#define SCAN_8(a, b, c, d, e, f, g, h)                                                                                 \
+  ((uint64_t)(a) | (uint64_t)(b) << 8 | (uint64_t)(c) << 16 | (uint64_t)(d) << 24 | (uint64_t)(e) << 32 |              \
+   (uint64_t)(f) << 40 | (uint64_t)(g) << 48 | (uint64_t)(h) << 56)
+#define SCAN_BITS(c) ((c) == 0 ? 0x00 : (c) >= 'A' && (c) <= 'Z' ? 0xDF : 0xFF)
+#define SCAN_MASK_8(a, b, c, d, e, f, g, h)                                                                            \
+  SCAN_8(SCAN_BITS(a), SCAN_BITS(b), SCAN_BITS(c), SCAN_BITS(d), SCAN_BITS(e), SCAN_BITS(f), SCAN_BITS(g), SCAN_BITS(h))
+#define SCAN_ENTRY(id, length, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o)                                            \
+  {{SCAN_8(a, b, c, d, e, f, g, h), SCAN_8(i, j, k, l, m, n, o, 0)},                                                   \
+   {SCAN_MASK_8(a, b, c, d, e, f, g, h), SCAN_MASK_8(i, j, k, l, m, n, o, 0)},                                         \
+   {length, id, 0}}
+#define SCAN_NONE {{1, 0}, {0, 0}, {0, HEADER_OTHER, 0}} /* nothing is that */
+#define SCAN_PLACE(word) (((word) | 0x20202020u) * 0x1027c4d1u >> 28)
 
 static const scan_name_entry SCAN_NAMES[16] = {
-    [0] = {SCAN_WORD('c', 's', 'e', 'q'), {4, HEADER_CSEQ, 0}, 0, 0},
-    [1] = {SCAN_WORD('r', 'o', 'u', 't'), {5, HEADER_ROUTE, 0}, 'e', 0xFF},
-    [4] = {SCAN_WORD('t', 'o', ':', ' '), {2, HEADER_TO, 0}, 0, 0},
-    [7] = {SCAN_WORD('f', 'r', 'o', 'm'), {4, HEADER_FROM, 0}, 0, 0},
-    [8] = {SCAN_WORD('c', 'a', 'l', 'l'), {7, HEADER_CALL_ID, 0}, SCAN_TAIL('-', 'i', 'd', 0, 0, 0, 0, 0), 0xFFFFFF},
-    [9] = {SCAN_WORD('r', 'e', 'c', 'o'), {12, HEADER_RECORD_ROUTE, 0},
-           SCAN_TAIL('r', 'd', '-', 'r', 'o', 'u', 't', 'e'), ~0ull},
-    [10] = {SCAN_WORD('v', 'i', 'a', ':'), {3, HEADER_VIA, 0}, 0, 0},
-    [12] = {SCAN_WORD('c', 'o', 'n', 't'), {14, HEADER_CONTENT_LENGTH, 0},
-            SCAN_TAIL('e', 'n', 't', '-', 'l', 'e', 'n', 'g'), ~0ull},
-    [15] = {SCAN_WORD('m', 'a', 'x', '-'), {12, HEADER_MAX_FORWARDS, 0},
-            SCAN_TAIL('f', 'o', 'r', 'w', 'a', 'r', 'd', 's'), ~0ull},
+    [0] = SCAN_ENTRY(HEADER_CSEQ, 4, 'C', 'S', 'E', 'Q', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [1] = SCAN_ENTRY(HEADER_ROUTE, 5, 'R', 'O', 'U', 'T', 'E', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [2] = SCAN_NONE,
+    [3] = SCAN_NONE,
+    [4] = SCAN_ENTRY(HEADER_TO, 2, 'T', 'O', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [5] = SCAN_NONE,
+    [6] = SCAN_NONE,
+    [7] = SCAN_ENTRY(HEADER_FROM, 4, 'F', 'R', 'O', 'M', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [8] = SCAN_ENTRY(HEADER_CALL_ID, 7, 'C', 'A', 'L', 'L', '-', 'I', 'D', ':', 0, 0, 0, 0, 0, 0, 0),
+    [9] = SCAN_ENTRY(HEADER_RECORD_ROUTE, 12, 'R', 'E', 'C', 'O', 'R', 'D', '-', 'R', 'O', 'U', 'T', 'E', ':', 0, 0),
+    [10] = SCAN_ENTRY(HEADER_VIA, 3, 'V', 'I', 'A', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [11] = SCAN_NONE,
+    [12] = SCAN_ENTRY(HEADER_CONTENT_LENGTH, 14, 'C', 'O', 'N', 'T', 'E', 'N', 'T', '-', 'L', 'E', 'N', 'G', 'T', 'H', ':'),
+    [13] = SCAN_NONE,
+    [14] = SCAN_NONE,
+    [15] = SCAN_ENTRY(HEADER_MAX_FORWARDS, 12, 'M', 'A', 'X', '-', 'F', 'O', 'R', 'W', 'A', 'R', 'D', 'S', ':', 0, 0),
 };
+/* Two more, which begin as Content-Length does. */
+static const scan_name_entry SCAN_CONTACT =
+    SCAN_ENTRY(HEADER_OTHER, 7, 'C', 'O', 'N', 'T', 'A', 'C', 'T', ':', 0, 0, 0, 0, 0, 0, 0);
+static const scan_name_entry SCAN_CONTENT_TYPE =
+    SCAN_ENTRY(HEADER_OTHER, 12, 'C', 'O', 'N', 'T', 'E', 'N', 'T', '-', 'T', 'Y', 'P', 'E', ':', 0, 0);
 
-/* NULL: look closer. A line may be shorter than what is read here: then its CRLF makes it differ. */
-static inline const scan_name_entry *scan_known(const uint8_t *n) {
-  uint32_t word;
-  uint64_t tail;
-  memcpy(&word, n, 4);
-  memcpy(&tail, n + 4, 8);
-  word |= 0x20202020;
-  const scan_name_entry *entry = &SCAN_NAMES[SCAN_PLACE(word)];
-  if (entry->word != word || (((tail | 0x2020202020202020ull) ^ entry->tail) & entry->mask)) return NULL;
-  if (n[entry->kind.name_length] != ':') return NULL;
-  if (entry->kind.id == HEADER_CONTENT_LENGTH && ((n[12] | 0x20) != 't' || (n[13] | 0x20) != 'h')) return NULL;
-  return entry;
+static inline int scan_is(const scan_name_entry *entry, const uint64_t *octets) {
+  return (((octets[0] & entry->mask[0]) ^ entry->text[0]) | ((octets[1] & entry->mask[1]) ^ entry->text[1])) == 0;
 }
+
+/* NULL: look closer. */
+static inline const scan_name_entry *scan_known(const uint8_t *n) {
+  uint64_t octets[2];
+  memcpy(octets, n, 16);
+  uint32_t place = SCAN_PLACE((uint32_t)octets[0]);
+  const scan_name_entry *entry = &SCAN_NAMES[place];
+  if (scan_is(entry, octets)) return entry;
+  if (place == 12) {
+    if (scan_is(&SCAN_CONTACT, octets)) return &SCAN_CONTACT;
+    if (scan_is(&SCAN_CONTENT_TYPE, octets)) return &SCAN_CONTENT_TYPE;
+  }
+  return NULL;
+}
+
+#define SCAN_RARE __attribute__((noinline, cold)) /* kept out of the loop, whose variables then fit into registers */
 
 static inline int scan_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
 /* Close a field anew: its value ends before the white space that precedes `end`, which is behind a CRLF. */
-static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t end) {
+SCAN_RARE static void scan_close(const uint8_t *data, scan_header *field, uint32_t end) {
   uint32_t value = field->value, last = end;
   while (value < last && scan_is_space(data[value])) value++;
   while (last > value && scan_is_space(data[last - 1])) last--;
@@ -125,11 +148,33 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
   field->end = end;
 }
 
+typedef struct {
+  uint32_t value; /* 0: the line has no colon, or no name before it */
+  scan_kind kind;
+} scan_start;
+
+/* A line that scan_known() does not know, up to its line feed; white space may stand before the colon. */
+static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t feed, uint64_t colons, uint64_t blanks) {
+  const uint8_t *name = data + line, *colon = colons ? name + __builtin_ctzll(colons) : memchr(name, ':', feed - line);
+  const uint8_t *end = colon;
+  scan_start start = {0, {0, HEADER_OTHER, 0}};
+  if (!colon || colon >= data + feed) return start;
+  while (end > name && (end[-1] == ' ' || end[-1] == '\t')) end--;
+  if (end == name || end - name > 0xffff || (blanks & (end - name < 64 ? (1ull << (end - name)) - 1 : ~0ull))) return start;
+  start.value = (uint32_t)(colon - data) + 1;
+  start.kind.name_length = (uint16_t)(end - name);
+  start.kind.id = scan_name(name, start.kind.name_length);
+  return start;
+}
+
 /* Index the fields from `at`, which is behind a line feed, on. Gives their number and sets *body to the first octet after the
  * empty line, or gives an error and sets *body to where it stands; *count is how many fields are sound in any case.
  * lines[id] is the first line of each of the 16 header ids, -1 when it has none, lines[16 + id] its last one when it has any;
  * *repeated has a bit for each that has more than one. */
 #define SCAN_BODY(NAME, TARGET, MASK)                                                                                  \
+  SCAN_RARE TARGET static scan_start NAME##_begin(const uint8_t *data, uint32_t line, uint32_t feed) {                 \
+    return scan_begin(data, line, feed, MASK(data + line, ':'), MASK(data + line, ' '));                               \
+  }                                                                                                                    \
   TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body,  \
                          int *count, int16_t *lines, uint32_t *repeated) {                                             \
     scan_header *field = out;                                                                                          \
@@ -155,7 +200,13 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
       uint32_t feed = block + (uint32_t)__builtin_ctzll(feeds);                                                        \
       uint64_t behind = feeds & (feeds - 1);                                                                           \
       const uint8_t *name = data + line;                                                                               \
-      if (name[0] <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */                  \
+      const scan_name_entry *known = scan_known(name);                                                                 \
+      scan_kind kind;                                                                                                  \
+      uint32_t value;                                                                                                  \
+      if (known) {                                                                                                     \
+        kind = known->kind;                                                                                            \
+        value = line + kind.name_length + 1;                                                                           \
+      } else if (name[0] <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */           \
         if (name[0] == '\r' && feed == line + 1) {                                                                     \
           result = odd & (feeds ^ (feeds - 1)) ? SCAN_BAD_LINE : n; /* what comes behind it is the body's */           \
           line = feed + 1;                                                                                             \
@@ -166,33 +217,13 @@ static inline void scan_close(const uint8_t *data, scan_header *field, uint32_t 
         field[-1].end = line = feed + 1;                                                                               \
         feeds = behind;                                                                                                \
         continue;                                                                                                      \
+      } else {                                                                                                         \
+        scan_start start = NAME##_begin(data, line, feed);                                                             \
+        if (start.value == 0) { result = SCAN_BAD_LINE; break; }                                                       \
+        kind = start.kind;                                                                                             \
+        value = start.value;                                                                                           \
       }                                                                                                                \
       if (n == most) { result = SCAN_TOO_MANY; break; }                                                                \
-      const scan_name_entry *known = scan_known(name);                                                                 \
-      scan_kind kind;                                                                                                  \
-      uint32_t value;                                                                                                  \
-      if (known) {                                                                                                     \
-        kind = known->kind;                                                                                            \
-        value = line + kind.name_length + 1;                                                                           \
-      } else {                                                                                                         \
-        uint64_t colons = MASK(name, ':');                                                                             \
-        uint32_t colon;                                                                                                \
-        if (colons) {                                                                                                  \
-          colon = line + (uint32_t)__builtin_ctzll(colons);                                                            \
-        } else {                                                                                                       \
-          const uint8_t *found = memchr(name, ':', feed - line);                                                       \
-          colon = found ? (uint32_t)(found - data) : feed;                                                             \
-        }                                                                                                              \
-        uint32_t end = colon;                                                                                          \
-        while (end > line && (data[end - 1] == ' ' || data[end - 1] == '\t')) end--;                                   \
-        uint64_t within = end - line < 64 ? (1ull << (end - line)) - 1 : ~0ull;                                        \
-        if (colon >= feed || end == line || end - line > 0xffff || (MASK(name, ' ') & within)) {                       \
-          result = SCAN_BAD_LINE;                                                                                      \
-          break;                                                                                                       \
-        }                                                                                                              \
-        kind = (scan_kind){(uint16_t)(end - line), scan_name(name, end - line), 0};                                    \
-        value = colon + 1;                                                                                             \
-      }                                                                                                                \
       int16_t *place = &lines[kind.id];                                                                                \
       place[16] = (int16_t)n;                                                                                          \
       if (place[0] < 0)                                                                                                \
