@@ -127,9 +127,7 @@ LIVES: dict[str, Life] = {
 Step = Callable[[], Awaitable[None]]
 
 
-async def live(
-    new_leg: Callable[[], Leg], goes: Step, returns: Step, *, each: int = 5
-) -> Counter[str]:
+async def live(new_leg: Callable[[], Leg], goes: Step, returns: Step, *, each: int = 5) -> Counter[str]:
     """Lead *each* calls through each life; returns how many of which did not end as they should, and why."""
     lives = [(name, life(new_leg())) for name, life in LIVES.items() for _ in range(each)]
     faults: Counter[str] = Counter()

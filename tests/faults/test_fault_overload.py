@@ -51,9 +51,9 @@ def test_servers_at_their_limit(place: Place, record: dict[str, float]) -> None:
 
 
 KEPT = 0.5
-"""Of the best goodput at three times the processor's capacity, at least; 0.64 to 0.86 are kept, for the machine itself is
-not steady. What it costs to refuse sets the limit: such a call (INVITE, 503, ACK) takes a quarter of the datagrams of one
-that is carried, and responses that leave together take less."""
+"""Of the best goodput at three times the processor's capacity, at least; 0.64 to 0.86 are kept, for the machine itself
+is not steady. What it costs to refuse sets the limit: such a call (INVITE, 503, ACK) takes a quarter of the datagrams
+of one that is carried, and responses that leave together take less."""
 
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 20_000
@@ -102,9 +102,7 @@ def test_a_gateway_that_gets_too_little_of_the_processor(place: Place, record: d
             rate = int(rate * 1.4)
         best = max(rates)
         offered = int(3 * best)
-        load = place.call(
-            next(callers), place.gateway(), rate=offered, calls=offered * OVERLOAD_SECONDS
-        )
+        load = place.call(next(callers), place.gateway(), rate=offered, calls=offered * OVERLOAD_SECONDS)
         urgent = place.call(next(callers), place.gateway(), rate=4, calls=40, number="112")
         during, emergency = load.wait(120), urgent.wait(120)
         goodput = carried(during) / OVERLOAD_SECONDS
