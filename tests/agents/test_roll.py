@@ -20,13 +20,13 @@ SECRETS = st.builds(
 
 @given(st.lists(st.tuples(NAMES, NAMES, SECRETS)))
 def test_it_holds_what_a_dictionary_would(rows: list[tuple[str, str, Secret]]) -> None:
-    """What a later secret says takes the place of what an earlier one of the same user said; the rest stays."""
+    """A later HA1 takes the place of that of its algorithm, a later password that of all; the rest stays."""
     roll, expected = Roll(), dict[tuple[str, str], Secret]()
     for name, realm, secret in rows:
         roll.put(name, realm, secret)
         before = expected.pop((name, realm), Secret())
-        password = before.password if secret.password is None else secret.password
-        expected[name, realm] = Secret(password, {**before.ha1, **secret.ha1})
+        more = Secret(before.password, {**before.ha1, **secret.ha1})
+        expected[name, realm] = more if secret.password is None else secret
     assert {tuple(roll.user(at)): roll.secret(at) for at in roll} == expected
     assert [tuple(roll.user(at)) for at in roll] == list(expected)
     assert len(roll) == len(expected)

@@ -45,11 +45,11 @@ class Roll:
             at += _HEAD.size + key + secret
 
     def put(self, user: str, realm: str, secret: Secret) -> None:
-        """A user, or more of the secret of one who is there."""
+        """A user, or more of the secret of one who is there; a password takes the place of all that came before."""
         key, length = _key(user, realm)
         slot, at = self._find(key, length)
         if at >= 0:
-            secret = merged(self.secret(at), secret)
+            secret = merged(self.secret(at), secret) if secret.password is None else secret
             self._records[at + _HEAD.size - 1] |= _OUTDATED
         else:
             self._count += 1
