@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define SCAN_PADDING 64
+#define MAX_HEADERS 256 /* header lines: a message of a thousand must cost bounded work; real ones have 15 to 40 */
 #define SCAN_BAD_LINE (-1)  /* no colon, an empty name, a bare LF, or a fold before the first field */
 #define SCAN_TOO_MANY (-2)  /* more header lines than the index holds */
 #define SCAN_NO_END (-3)    /* no empty line ends the header */
@@ -71,69 +72,51 @@ static inline uint8_t scan_name(const uint8_t *n, uint32_t length) {
   return HEADER_OTHER;
 }
 
-/* The names that nearly every message has, in their long form and with the colon right behind: found by their first four
- * octets, lower case, in a table without collisions, then compared with what stands there, sixteen octets at once. A line may
- * be shorter than that: then its CRLF makes it differ. */
+/* The names that nearly every message has, in their long form, with the colon right behind and one space behind that: found by
+ * their first four octets, lower case, in a table, then compared with what stands there, sixteen octets at once. A line may be
+ * shorter than that: then its CRLF makes it differ. */
 typedef struct {
-  uint64_t text[2], mask[2]; /* the name in upper case with its colon, and which bits count: not that of a letter's case */
+  uint8_t text[16], mask[16]; /* the name in upper case, and which bits count: not that of a letter's case */
   scan_kind kind;
-} scan_name_entry;
+  uint8_t other; /* where a name is that begins as this one does; 0: nowhere */
+} __attribute__((aligned(64))) scan_name_entry;
 
-#define SCAN_8(a, b, c, d, e, f, g, h)                                                                                 \
-  ((uint64_t)(a) | (uint64_t)(b) << 8 | (uint64_t)(c) << 16 | (uint64_t)(d) << 24 | (uint64_t)(e) << 32 |              \
-   (uint64_t)(f) << 40 | (uint64_t)(g) << 48 | (uint64_t)(h) << 56)
 #define SCAN_BITS(c) ((c) == 0 ? 0x00 : (c) >= 'A' && (c) <= 'Z' ? 0xDF : 0xFF)
-#define SCAN_MASK_8(a, b, c, d, e, f, g, h)                                                                            \
-  SCAN_8(SCAN_BITS(a), SCAN_BITS(b), SCAN_BITS(c), SCAN_BITS(d), SCAN_BITS(e), SCAN_BITS(f), SCAN_BITS(g), SCAN_BITS(h))
-#define SCAN_ENTRY(id, length, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o)                                            \
-  {{SCAN_8(a, b, c, d, e, f, g, h), SCAN_8(i, j, k, l, m, n, o, 0)},                                                   \
-   {SCAN_MASK_8(a, b, c, d, e, f, g, h), SCAN_MASK_8(i, j, k, l, m, n, o, 0)},                                         \
-   {length, id, 0}}
-#define SCAN_NONE {{1, 0}, {0, 0}, {0, HEADER_OTHER, 0}} /* nothing is that */
-#define SCAN_PLACE(word) (((word) | 0x20202020u) * 0x1027c4d1u >> 28)
+#define SCAN_MASK(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)                                                      \
+  {SCAN_BITS(a), SCAN_BITS(b), SCAN_BITS(c), SCAN_BITS(d), SCAN_BITS(e), SCAN_BITS(f), SCAN_BITS(g), SCAN_BITS(h),     \
+   SCAN_BITS(i), SCAN_BITS(j), SCAN_BITS(k), SCAN_BITS(l), SCAN_BITS(m), SCAN_BITS(n), SCAN_BITS(o), SCAN_BITS(p)}
+#define SCAN_NAME(id, other, length, ...) {{__VA_ARGS__}, SCAN_MASK(__VA_ARGS__), {length, id, 0}, other}
+#define SCAN_PLACE(word) (((word) | 0x20202020u) * 0x67dba9u >> 27) /* one for each that stands in the table by itself */
 
-static const scan_name_entry SCAN_NAMES[16] = {
-    [0] = SCAN_ENTRY(HEADER_CSEQ, 4, 'C', 'S', 'E', 'Q', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-    [1] = SCAN_ENTRY(HEADER_ROUTE, 5, 'R', 'O', 'U', 'T', 'E', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0),
-    [2] = SCAN_NONE,
-    [3] = SCAN_NONE,
-    [4] = SCAN_ENTRY(HEADER_TO, 2, 'T', 'O', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-    [5] = SCAN_NONE,
-    [6] = SCAN_NONE,
-    [7] = SCAN_ENTRY(HEADER_FROM, 4, 'F', 'R', 'O', 'M', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-    [8] = SCAN_ENTRY(HEADER_CALL_ID, 7, 'C', 'A', 'L', 'L', '-', 'I', 'D', ':', 0, 0, 0, 0, 0, 0, 0),
-    [9] = SCAN_ENTRY(HEADER_RECORD_ROUTE, 12, 'R', 'E', 'C', 'O', 'R', 'D', '-', 'R', 'O', 'U', 'T', 'E', ':', 0, 0),
-    [10] = SCAN_ENTRY(HEADER_VIA, 3, 'V', 'I', 'A', ':', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-    [11] = SCAN_NONE,
-    [12] = SCAN_ENTRY(HEADER_CONTENT_LENGTH, 14, 'C', 'O', 'N', 'T', 'E', 'N', 'T', '-', 'L', 'E', 'N', 'G', 'T', 'H', ':'),
-    [13] = SCAN_NONE,
-    [14] = SCAN_NONE,
-    [15] = SCAN_ENTRY(HEADER_MAX_FORWARDS, 12, 'M', 'A', 'X', '-', 'F', 'O', 'R', 'W', 'A', 'R', 'D', 'S', ':', 0, 0),
+static const scan_name_entry SCAN_NAMES[34] = {
+    [0 ... 31] = {{1}, {0}, {0, HEADER_OTHER, 0}, 0}, /* nothing is that */
+    [2] = SCAN_NAME(HEADER_CSEQ, 0, 4, 'C', 'S', 'E', 'Q', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [3] = SCAN_NAME(HEADER_TO, 0, 2, 'T', 'O', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [4] = SCAN_NAME(HEADER_CONTENT_LENGTH, 32, 14, 'C', 'O', 'N', 'T', 'E', 'N', 'T', '-', 'L', 'E', 'N', 'G', 'T', 'H', ':', ' '),
+    [5] = SCAN_NAME(HEADER_ROUTE, 0, 5, 'R', 'O', 'U', 'T', 'E', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [6] = SCAN_NAME(HEADER_MAX_FORWARDS, 0, 12, 'M', 'A', 'X', '-', 'F', 'O', 'R', 'W', 'A', 'R', 'D', 'S', ':', ' ', 0, 0),
+    [8] = SCAN_NAME(HEADER_OTHER, 0, 7, 'E', 'X', 'P', 'I', 'R', 'E', 'S', ':', ' ', 0, 0, 0, 0, 0, 0, 0),
+    [9] = SCAN_NAME(HEADER_VIA, 0, 3, 'V', 'I', 'A', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [11] = SCAN_NAME(HEADER_OTHER, 0, 7, 'R', 'E', 'Q', 'U', 'I', 'R', 'E', ':', ' ', 0, 0, 0, 0, 0, 0, 0),
+    [12] = SCAN_NAME(HEADER_RECORD_ROUTE, 0, 12, 'R', 'E', 'C', 'O', 'R', 'D', '-', 'R', 'O', 'U', 'T', 'E', ':', ' ', 0, 0),
+    [15] = SCAN_NAME(HEADER_CALL_ID, 0, 7, 'C', 'A', 'L', 'L', '-', 'I', 'D', ':', ' ', 0, 0, 0, 0, 0, 0, 0),
+    [19] = SCAN_NAME(HEADER_FROM, 0, 4, 'F', 'R', 'O', 'M', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [21] = SCAN_NAME(HEADER_OTHER, 0, 9, 'S', 'U', 'P', 'P', 'O', 'R', 'T', 'E', 'D', ':', ' ', 0, 0, 0, 0, 0),
+    [22] = SCAN_NAME(HEADER_OTHER, 0, 7, 'S', 'U', 'B', 'J', 'E', 'C', 'T', ':', ' ', 0, 0, 0, 0, 0, 0, 0),
+    [23] = SCAN_NAME(HEADER_OTHER, 0, 4, 'D', 'A', 'T', 'E', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [24] = SCAN_NAME(HEADER_OTHER, 0, 10, 'U', 'S', 'E', 'R', '-', 'A', 'G', 'E', 'N', 'T', ':', ' ', 0, 0, 0, 0),
+    [25] = SCAN_NAME(HEADER_OTHER, 0, 13, 'A', 'U', 'T', 'H', 'O', 'R', 'I', 'Z', 'A', 'T', 'I', 'O', 'N', ':', ' ', 0),
+    [27] = SCAN_NAME(HEADER_OTHER, 0, 6, 'S', 'E', 'R', 'V', 'E', 'R', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0),
+    [29] = SCAN_NAME(HEADER_OTHER, 0, 5, 'A', 'L', 'L', 'O', 'W', ':', ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    [32] = SCAN_NAME(HEADER_OTHER, 33, 7, 'C', 'O', 'N', 'T', 'A', 'C', 'T', ':', ' ', 0, 0, 0, 0, 0, 0, 0),
+    [33] = SCAN_NAME(HEADER_OTHER, 0, 12, 'C', 'O', 'N', 'T', 'E', 'N', 'T', '-', 'T', 'Y', 'P', 'E', ':', ' ', 0, 0),
 };
-/* Two more, which begin as Content-Length does. */
-static const scan_name_entry SCAN_CONTACT =
-    SCAN_ENTRY(HEADER_OTHER, 7, 'C', 'O', 'N', 'T', 'A', 'C', 'T', ':', 0, 0, 0, 0, 0, 0, 0);
-static const scan_name_entry SCAN_CONTENT_TYPE =
-    SCAN_ENTRY(HEADER_OTHER, 12, 'C', 'O', 'N', 'T', 'E', 'N', 'T', '-', 'T', 'Y', 'P', 'E', ':', 0, 0);
 
-static inline int scan_is(const scan_name_entry *entry, const uint64_t *octets) {
-  return (((octets[0] & entry->mask[0]) ^ entry->text[0]) | ((octets[1] & entry->mask[1]) ^ entry->text[1])) == 0;
-}
-
-/* NULL: look closer. */
-static inline const scan_name_entry *scan_known(const uint8_t *n) {
-  uint64_t octets[2];
-  memcpy(octets, n, 16);
-  uint32_t place = SCAN_PLACE((uint32_t)octets[0]);
-  const scan_name_entry *entry = &SCAN_NAMES[place];
-  if (scan_is(entry, octets)) return entry;
-  if (place == 12) {
-    if (scan_is(&SCAN_CONTACT, octets)) return &SCAN_CONTACT;
-    if (scan_is(&SCAN_CONTENT_TYPE, octets)) return &SCAN_CONTENT_TYPE;
-  }
-  return NULL;
-}
-
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define SCAN_CRLF 0x0A0D
+#else
+#define SCAN_CRLF 0x0D0A
+#endif
 #define SCAN_RARE __attribute__((noinline, cold)) /* kept out of the loop, whose variables then fit into registers */
 
 static inline int scan_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
@@ -170,60 +153,64 @@ static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t
 /* Index the fields from `at`, which is behind a line feed, on. Gives their number and sets *body to the first octet after the
  * empty line, or gives an error and sets *body to where it stands; *count is how many fields are sound in any case.
  * lines[id] is the first line of each of the 16 header ids, -1 when it has none, lines[16 + id] its last one when it has any;
- * *repeated has a bit for each that has more than one. */
-#define SCAN_BODY(NAME, TARGET, MASK)                                                                                  \
-  SCAN_RARE TARGET static scan_start NAME##_begin(const uint8_t *data, uint32_t line, uint32_t feed) {                 \
-    return scan_begin(data, line, feed, MASK(data + line, ':'), MASK(data + line, ' '));                               \
+ * *repeated has a bit for each that has more than one. MARKS gives a bit for each of 64 octets that is one from BS to SI, CR
+ * and LF among them; MASK for each that is the wanted one. */
+#define SCAN_BODY(NAME, TARGET, MARKS, MASK, SAME)                                                                     \
+  SCAN_RARE TARGET static scan_start NAME##_begin(const uint8_t *data, uint32_t line, uint32_t end) {                  \
+    return scan_begin(data, line, end, MASK(data + line, ':'), MASK(data + line, ' '));                                \
   }                                                                                                                    \
-  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, int most, uint32_t *body,  \
-                         int *count, int16_t *lines, uint32_t *repeated) {                                             \
+  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, uint32_t *body, int *count,\
+                         int16_t *lines, uint32_t *repeated) {                                                         \
     scan_header *field = out;                                                                                          \
     uint32_t line = at, block = at - 64, again = 0, folds = 0;                                                         \
-    uint64_t feeds = 0, odd = 0, carriage = 0;                                                                         \
+    uint64_t marks = 0;                                                                                                \
     int n = 0, result;                                                                                                 \
     memset(lines, 0xff, 16 * sizeof *lines);                                                                           \
     for (;;) {                                                                                                         \
-      while (!feeds) {                                                                                                 \
-        if (odd) { result = SCAN_BAD_LINE; goto end; }                                                                 \
+      while (!marks) {                                                                                                 \
         block += 64;                                                                                                   \
-        if (block >= size) { result = SCAN_NO_END; goto end; }                                                         \
-        /* A bit for each octet that is an LF without a CR before it, or none behind a CR. */                          \
-        odd = carriage >> 63;                                                                                          \
-        carriage = MASK(data + block, '\r');                                                                           \
-        feeds = MASK(data + block, '\n');                                                                              \
-        odd = (odd | carriage << 1) ^ feeds;                                                                           \
-        if (size - block < 64) {                                                                                       \
-          feeds &= (1ull << (size - block)) - 1;                                                                       \
-          odd &= (1ull << (size - block)) - 1;                                                                         \
-        }                                                                                                              \
+        int32_t left = (int32_t)(size - block);                                                                        \
+        if (left <= 1) { result = SCAN_NO_END; goto end; }                                                             \
+        marks = MARKS(data + block);                                                                                   \
+        if (left <= 64) marks &= (1ull << (left - 1)) - 1; /* a CR that is the last octet ends no line */              \
+        if (line > block) marks &= ~1ull; /* the LF whose CR was the last octet of the block before */                 \
       }                                                                                                                \
-      uint32_t feed = block + (uint32_t)__builtin_ctzll(feeds);                                                        \
-      uint64_t behind = feeds & (feeds - 1);                                                                           \
+      uint32_t end = block + (uint32_t)__builtin_ctzll(marks);                                                         \
+      uint16_t two;                                                                                                    \
+      memcpy(&two, data + end, 2);                                                                                     \
+      marks &= marks - 1;                                                                                              \
+      if (two != SCAN_CRLF) {                                                                                          \
+        if (data[end] != '\r' && data[end] != '\n') continue;                                                          \
+        result = SCAN_BAD_LINE;                                                                                        \
+        break;                                                                                                         \
+      }                                                                                                                \
+      marks &= marks - 1;                                                                                              \
       const uint8_t *name = data + line;                                                                               \
-      const scan_name_entry *known = scan_known(name);                                                                 \
+      uint32_t word, value;                                                                                            \
+      memcpy(&word, name, 4);                                                                                          \
+      const scan_name_entry *known = &SCAN_NAMES[SCAN_PLACE(word)];                                                    \
+      while (!SAME(known, name) && (known = known->other ? &SCAN_NAMES[known->other] : NULL)) {}                       \
       scan_kind kind;                                                                                                  \
-      uint32_t value;                                                                                                  \
       if (known) {                                                                                                     \
         kind = known->kind;                                                                                            \
-        value = line + kind.name_length + 1;                                                                           \
+        value = line + kind.name_length + 2;                                                                           \
       } else if (name[0] <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */           \
-        if (name[0] == '\r' && feed == line + 1) {                                                                     \
-          result = odd & (feeds ^ (feeds - 1)) ? SCAN_BAD_LINE : n; /* what comes behind it is the body's */           \
-          line = feed + 1;                                                                                             \
+        if (end == line) {                                                                                             \
+          result = n;                                                                                                  \
+          line += 2;                                                                                                   \
           break;                                                                                                       \
         }                                                                                                              \
         if ((name[0] != ' ' && name[0] != '\t') || n == 0) { result = SCAN_BAD_LINE; break; }                          \
         folds = field[-1].folded = 1;                                                                                  \
-        field[-1].end = line = feed + 1;                                                                               \
-        feeds = behind;                                                                                                \
+        field[-1].end = line = end + 2;                                                                                \
         continue;                                                                                                      \
       } else {                                                                                                         \
-        scan_start start = NAME##_begin(data, line, feed);                                                             \
+        scan_start start = NAME##_begin(data, line, end);                                                              \
         if (start.value == 0) { result = SCAN_BAD_LINE; break; }                                                       \
         kind = start.kind;                                                                                             \
-        value = start.value;                                                                                           \
+        value = start.value + (data[start.value] == ' ');                                                              \
       }                                                                                                                \
-      if (n == most) { result = SCAN_TOO_MANY; break; }                                                                \
+      if (n == MAX_HEADERS) { result = SCAN_TOO_MANY; break; }                                                           \
       int16_t *place = &lines[kind.id];                                                                                \
       place[16] = (int16_t)n;                                                                                          \
       if (place[0] < 0)                                                                                                \
@@ -232,17 +219,11 @@ static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t
         again |= 1u << kind.id;                                                                                        \
       field->line = line;                                                                                              \
       memcpy(&field->name_length, &kind, sizeof kind);                                                                 \
-      line = feed + 1;                                                                                                 \
-      feeds = behind;                                                                                                  \
-      /* As nearly always: one space before the value, and none behind it. */                                          \
-      if (data[value] == ' ' && data[value + 1] > ' ' && data[feed - 2] > ' ') {                                       \
-        field->value = value + 1;                                                                                      \
-        field->value_length = feed - 2 - value;                                                                        \
-        field->end = line;                                                                                             \
-      } else {                                                                                                         \
-        field->value = value;                                                                                          \
-        scan_close(data, field, line);                                                                                 \
-      }                                                                                                                \
+      field->value = value;                                                                                            \
+      field->value_length = end - value;                                                                               \
+      field->end = line = end + 2;                                                                                     \
+      /* As nearly always: no more white space before the value, and none behind it. */                                \
+      if (data[value] <= ' ' || data[end - 1] <= ' ') scan_close(data, field, line);                                   \
       field++;                                                                                                         \
       n++;                                                                                                             \
     }                                                                                                                  \
@@ -257,16 +238,24 @@ static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t
     return result;                                                                                                     \
   }
 
-typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, int, uint32_t *, int *, int16_t *,
-                             uint32_t *);
+typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, uint32_t *, int *, int16_t *, uint32_t *);
 
-/* The masks: a bit for each of 64 octets that is the wanted one. */
 static inline uint64_t scan_mask_scalar(const uint8_t *p, uint8_t wanted) {
   uint64_t mask = 0;
   for (int i = 0; i < 64; i++) mask |= (uint64_t)(p[i] == wanted) << i;
   return mask;
 }
-SCAN_BODY(scan_scalar, , scan_mask_scalar)
+static inline uint64_t scan_marks_scalar(const uint8_t *p) {
+  uint64_t mask = 0;
+  for (int i = 0; i < 64; i++) mask |= (uint64_t)((p[i] | 7) == 15) << i;
+  return mask;
+}
+static inline int scan_same_scalar(const scan_name_entry *entry, const uint8_t *name) {
+  int same = 1;
+  for (int i = 0; i < 16; i++) same &= (name[i] & entry->mask[i]) == entry->text[i];
+  return same;
+}
+SCAN_BODY(scan_scalar, , scan_marks_scalar, scan_mask_scalar, scan_same_scalar)
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -279,16 +268,40 @@ static inline uint64_t scan_mask_sse2(const uint8_t *p, uint8_t wanted) {
   }
   return mask;
 }
-SCAN_BODY(scan_sse2, , scan_mask_sse2)
+static inline uint64_t scan_marks_sse2(const uint8_t *p) {
+  uint64_t mask = 0;
+  for (int i = 0; i < 4; i++) {
+    __m128i octets = _mm_or_si128(_mm_loadu_si128((const __m128i *)(p + 16 * i)), _mm_set1_epi8(7));
+    mask |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(octets, _mm_set1_epi8(15))) << 16 * i;
+  }
+  return mask;
+}
+static inline int scan_same_sse2(const scan_name_entry *entry, const uint8_t *name) {
+  __m128i counted = _mm_and_si128(_mm_loadu_si128((const __m128i *)name), *(const __m128i *)entry->mask);
+  return _mm_movemask_epi8(_mm_cmpeq_epi8(counted, *(const __m128i *)entry->text)) == 0xFFFF;
+}
+SCAN_BODY(scan_sse2, , scan_marks_sse2, scan_mask_sse2, scan_same_sse2)
 
 #define SCAN_AVX2 __attribute__((target("avx2,bmi,popcnt")))
-SCAN_AVX2 static inline uint64_t scan_mask_avx2(const uint8_t *p, uint8_t wanted) {
+SCAN_AVX2 static inline uint64_t scan_bits_avx2(__m256i low, __m256i high, uint8_t wanted) {
   __m256i w = _mm256_set1_epi8((char)wanted);
-  uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)p), w));
-  uint32_t high = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(p + 32)), w));
-  return low | (uint64_t)high << 32;
+  uint32_t l = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, w));
+  return l | (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, w)) << 32;
 }
-SCAN_BODY(scan_avx2, SCAN_AVX2, scan_mask_avx2)
+SCAN_AVX2 static inline uint64_t scan_mask_avx2(const uint8_t *p, uint8_t wanted) {
+  return scan_bits_avx2(_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32)), wanted);
+}
+SCAN_AVX2 static inline uint64_t scan_marks_avx2(const uint8_t *p) {
+  __m256i seven = _mm256_set1_epi8(7);
+  return scan_bits_avx2(_mm256_or_si256(_mm256_loadu_si256((const __m256i *)p), seven),
+                        _mm256_or_si256(_mm256_loadu_si256((const __m256i *)(p + 32)), seven), 15);
+}
+SCAN_AVX2 static inline int scan_same_avx2(const scan_name_entry *entry, const uint8_t *name) {
+  __m128i counted = _mm_and_si128(_mm_loadu_si128((const __m128i *)name), *(const __m128i *)entry->mask);
+  __m128i other = _mm_xor_si128(counted, *(const __m128i *)entry->text);
+  return _mm_testz_si128(other, other);
+}
+SCAN_BODY(scan_avx2, SCAN_AVX2, scan_marks_avx2, scan_mask_avx2, scan_same_avx2)
 #endif
 
 /* name: "avx2", "sse2", "scalar", or NULL for the best there is; NULL comes back when this processor lacks it. */
