@@ -20,7 +20,7 @@ cdef struct Edits:
     Edit list[MAX_EDITS]
     int count
     bint overflow            # more was asked than fits: the message must not be sent
-    char text[EDIT_TEXT]
+    char text[EDIT_TEXT + 32]  # and COPY_BEYOND of copy.h
     uint32_t used
 
 

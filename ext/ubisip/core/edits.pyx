@@ -4,6 +4,10 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 
+cdef extern from "copy.h" nogil:
+    void copy_octets(uint8_t* out, const uint8_t* data, uint32_t length) noexcept
+
+
 cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil:
     """Replace *remove* octets at *at* by *text*; edits at the same place keep the order in which they were made."""
     cdef int i = edits.count
@@ -27,7 +31,10 @@ cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uin
 
 cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end,
                      uint8_t* out) noexcept nogil:
-    """Write the octets from *start* to *end* with the edits that fall between them; gives the length written."""
+    """Write the octets from *start* to *end* with the edits that fall between them; gives the length written.
+
+    COPY_BEYOND octets behind *end* must be readable, and as many behind what is written may be overwritten.
+    """
     cdef uint32_t at = start, length = 0
     cdef const Edit* each
     cdef int i
@@ -35,9 +42,9 @@ cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, ui
         each = &edits.list[i]
         if each.at < at or each.at > end:
             continue
-        memcpy(out + length, data + at, each.at - at)
+        copy_octets(out + length, data + at, each.at - at)
         length += each.at - at
-        memcpy(out + length, edits.text + each.text, each.length)
+        copy_octets(out + length, <const uint8_t*>edits.text + each.text, each.length)
         length += each.length
         at = each.at + each.remove
     if at < end:

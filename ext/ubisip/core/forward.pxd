@@ -18,7 +18,8 @@ cdef enum KeyKind:
 cdef int breadth_line(const ParsedMessage* m, int after) noexcept nogil
 cdef bint attempt(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan, const Flow* hop,
                   int slot) noexcept nogil
-cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, int* status) noexcept nogil
+cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan,
+                       int* status) noexcept nogil
 cdef bint attempt_again(Proxy* p, uint32_t server, int* status) noexcept nogil
 cdef bint has_candidate(Proxy* p, uint32_t server) noexcept nogil
 cdef bint fall_back(Proxy* p, uint32_t client) noexcept nogil

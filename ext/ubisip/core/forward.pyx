@@ -12,7 +12,7 @@ from ubisip.core.identity cimport loop_hash, tag_hash
 from ubisip.core.message cimport (
     HEADER_CALL_ID, HEADER_FROM, HEADER_MAX_FORWARDS, HEADER_OTHER, HEADER_RECORD_ROUTE, HEADER_ROUTE, HEADER_TO,
     HEADER_VIA, METHOD_ACK, METHOD_CANCEL, METHOD_INVITE, METHOD_MESSAGE, METHOD_OPTIONS, METHOD_PUBLISH,
-    METHOD_REGISTER, ParsedMessage, header_value, next_header, parse_message,
+    METHOD_REGISTER, ParsedMessage, header_end, header_value, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve, outbox_send
 from ubisip.core.proxy cimport (
@@ -163,7 +163,7 @@ cdef void edit_routes(Proxy* p, const ParsedMessage* m, const RoutePlan* plan) n
         insert_span(&p.edits, at, m.data, plan.uri)
         insert(&p.edits, at, b">\r\n", 3)
     while line >= 0:
-        delete(&p.edits, m.headers[line].line, m.headers[line].end)
+        delete(&p.edits, m.headers[line].line, header_end(m, line))
         line = next_header(m, line)
 
 
@@ -219,7 +219,7 @@ cdef void edit_breadth(Proxy* p, const ParsedMessage* m, uint32_t breadth, uint3
     n += write_number(breadth, text + n)
     insert(&p.edits, at, text, put(text, n, b"\r\n", 2))
     while line >= 0:
-        delete(&p.edits, m.headers[line].line, m.headers[line].end)
+        delete(&p.edits, m.headers[line].line, header_end(m, line))
         line = breadth_line(m, line)
 
 
@@ -379,13 +379,12 @@ cdef bint has_candidate(Proxy* p, uint32_t server) noexcept nogil:
         choose(&p.targets, p.view, s.side, s.call, s.tried, s.flags & EMERGENCY_CALL != 0, p.now) >= 0
 
 
-cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, int* status) noexcept nogil:
+cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, const RoutePlan* plan,
+                       int* status) noexcept nogil:
     """Try the request *m* at the next destination; False: there is none, and *status* is what that makes it."""
     cdef Transaction* s = &p.transactions.slab[server]
-    cdef RoutePlan plan
     cdef Flow hop
     cdef int slot
-    preprocess(p, m, &plan)
     if s.wanted >= 0 and may_take(&p.targets, p.view, s.wanted) and s.attempt == 0:
         slot = s.wanted
     else:
@@ -396,16 +395,18 @@ cdef bint attempt_next(Proxy* p, uint32_t server, const ParsedMessage* m, int* s
         return False
     set_hop(p.view, slot, &hop)
     status[0] = 503
-    return attempt(p, server, m, &plan, &hop, slot)
+    return attempt(p, server, m, plan, &hop, slot)
 
 
 cdef bint attempt_again(Proxy* p, uint32_t server, int* status) noexcept nogil:
     """Failover: the kept request goes to the next destination."""
     cdef Transaction* s = &p.transactions.slab[server]
+    cdef RoutePlan plan
     status[0] = 0
-    if not has_candidate(p, server) or not parse_message(&p.stored, s.request.data, s.request.size):
+    if not has_candidate(p, server) or not parse_message(&p.stored, s.request.data, s.request.size) or \
+            preprocess(p, &p.stored, &plan) != 0:
         return False
-    if not attempt_next(p, server, &p.stored, status):
+    if not attempt_next(p, server, &p.stored, &plan, status):
         return False
     p.counters[FAILOVERS] += 1
     return True
@@ -424,7 +425,7 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Flow* from_,
 
 
 cdef uint32_t copy_line(const ParsedMessage* m, int index, uint8_t* out, uint32_t at) noexcept nogil:
-    cdef uint32_t length = m.headers[index].end - m.headers[index].line
+    cdef uint32_t length = header_end(m, index) - m.headers[index].line
     memcpy(out + at, m.data + m.headers[index].line, length)
     return at + length
 

@@ -78,32 +78,33 @@ cdef bint read_via_parameter(const uint8_t* data, Cursor* c, Via* out) noexcept 
     return True
 
 
+cdef bint read_sent_protocol(Cursor* c, Span* transport) noexcept nogil:
+    """sent-protocol = protocol-name SLASH protocol-version SLASH transport, white space behind it."""
+    cdef int i
+    cdef Span name
+    for i in range(2):
+        name = take_class(c, CLASS_TOKEN)
+        if name.length == 0 or (i == 0 and not same_name(c.data, name, b"sip", 3)):
+            return False
+        skip_lws(c)
+        if not take(c, 0x2F):
+            return False
+        skip_lws(c)
+    transport[0] = take_class(c, CLASS_TOKEN)
+    return transport.length > 0 and c.at < c.end and character_is(c.data[c.at], CLASS_LWS)
+
+
 cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
     """via-parm = sent-protocol LWS sent-by *( SEMI via-params ), the first of *span*; False: it breaks the grammar."""
     cdef Cursor c = cursor(data, span)
     cdef uint64_t port = 0
     cdef uint32_t end
-    cdef int i
-    cdef Span name
     memset(out, 0, sizeof(Via))
     out.value.at = c.at
-    if span.length > 8 and same(data, span_of(c.at, c.at + 8), b"SIP/2.0/", 8):
-        c.at += 8
-    else:
-        for i in range(2):  # protocol-name SLASH protocol-version SLASH
-            name = take_class(&c, CLASS_TOKEN)
-            if name.length == 0 or (i == 0 and not same_name(data, name, b"sip", 3)):
-                return False
-            skip_lws(&c)
-            if not take(&c, 0x2F):
-                return False
-            skip_lws(&c)
-    if memcmp(data + c.at, b"UDP ", 4) == 0 and c.end - c.at > 4:
-        out.transport = span_of(c.at, c.at + 3)
-        c.at += 3
-    else:
-        out.transport = take_class(&c, CLASS_TOKEN)
-    if out.transport.length == 0 or c.at == c.end or not character_is(c.data[c.at], CLASS_LWS):
+    if span.length > 12 and memcmp(data + c.at, b"SIP/2.0/UDP ", 12) == 0:  # as nearly always
+        out.transport = span_of(c.at + 8, c.at + 11)
+        c.at += 12
+    elif not read_sent_protocol(&c, &out.transport):
         return False
     skip_lws(&c)
     if not read_host(&c, &out.host):

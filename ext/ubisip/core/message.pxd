@@ -12,7 +12,6 @@ cdef extern from "scan.h" nogil:
         uint32_t line
         uint32_t value
         uint32_t value_length
-        uint32_t end
         uint16_t name_length
         uint8_t id
         uint8_t folded
@@ -79,7 +78,7 @@ cdef struct ParsedMessage:
     NameAddr to
     int16_t first[16]      # index of the first line of each header id; -1: none
     int16_t last[16]       # right behind it: that of the last one, where there is a first
-    scan_header headers[MAX_HEADERS]
+    scan_header headers[MAX_HEADERS + 1]  # right behind that; the last one used is only the line behind them
 
 
 cdef bint parse_message(ParsedMessage* m, const uint8_t* data, uint32_t size) noexcept nogil
@@ -89,6 +88,11 @@ cdef inline Span header_value(const ParsedMessage* m, int index) noexcept nogil:
     span.at = m.headers[index].value
     span.length = m.headers[index].value_length
     return span
+
+
+cdef inline uint32_t header_end(const ParsedMessage* m, int index) noexcept nogil:
+    """Where the line behind this one starts."""
+    return m.headers[index + 1].line
 
 
 cdef inline int next_header(const ParsedMessage* m, int after) noexcept nogil:

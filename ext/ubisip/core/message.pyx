@@ -14,8 +14,7 @@ from ubisip.core.uri cimport Uri, parse_uri
 
 
 cdef extern from "scan.h" nogil:
-    ctypedef int (*scan_function)(const uint8_t*, uint32_t, uint32_t, scan_header*, uint32_t*, int*, int16_t*,
-                                  uint32_t*) noexcept
+    ctypedef int (*scan_function)(const uint8_t*, uint32_t, uint32_t, uint32_t*, int*, int16_t*, uint32_t*) noexcept
     scan_function scan_choose(const char* name) noexcept
     int SCAN_BAD_LINE, SCAN_TOO_MANY, SCAN_NO_END
 
@@ -162,7 +161,7 @@ cdef void blame_repeated(ParsedMessage* m) noexcept nogil:
 cdef bint read_lines(ParsedMessage* m) noexcept nogil:
     """Index every header line and note the first and the last of each kind."""
     cdef uint32_t repeated = 0
-    cdef int found = scan(m.data, m.size, m.start_end, m.headers, &m.body, &m.count, m.first, &repeated)
+    cdef int found = scan(m.data, m.size, m.start_end, &m.body, &m.count, m.first, &repeated)
     if repeated & ONCE:
         blame_repeated(m)
     if found == SCAN_TOO_MANY:

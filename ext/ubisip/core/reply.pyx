@@ -12,7 +12,7 @@ from ubisip.core.machines cimport (
 from ubisip.core.identity cimport call_hash
 from ubisip.core.message cimport (
     HEADER_CALL_ID, HEADER_CONTENT_LENGTH, HEADER_CSEQ, HEADER_FROM, HEADER_TIMESTAMP, HEADER_TO, HEADER_VIA,
-    ParsedMessage, next_header, parse_message,
+    ParsedMessage, header_end, next_header, parse_message,
 )
 from ubisip.core.outbox cimport outbox_commit_response, outbox_reserve
 from ubisip.core.proxy cimport WRONG_EVENTS, Proxy
@@ -58,7 +58,7 @@ cdef void add_content_length(const ParsedMessage* m, Edits* edits) noexcept nogi
     memcpy(text, b"Content-Length: ", 16)
     length += write_number(m.size - m.body, text + 16)
     memcpy(text + length, b"\r\n", 2)
-    insert(edits, m.headers[m.count - 1].end, text, length + 2)
+    insert(edits, header_end(m, m.count - 1), text, length + 2)
 
 
 cdef Flow response_flow(const ParsedMessage* m, const Flow* from_) noexcept nogil:
@@ -98,14 +98,14 @@ cdef uint32_t put(uint8_t* out, uint32_t at, const char* text) noexcept nogil:
 
 
 cdef uint32_t put_line(const ParsedMessage* m, int index, const Edits* edits, uint8_t* out, uint32_t at) noexcept nogil:
-    return at + splice(edits, m.data, m.headers[index].line, m.headers[index].end, out + at)
+    return at + splice(edits, m.data, m.headers[index].line, header_end(m, index), out + at)
 
 
 cdef uint32_t put_to(Proxy* p, const ParsedMessage* m, int index, int status, uint8_t* out, uint32_t at) noexcept nogil:
     """To with a tag, unless it has one or the response is a 100."""
     cdef uint32_t end = m.headers[index].value + m.headers[index].value_length
     if status == 100 or m.to.tag.length:
-        end = m.headers[index].end
+        end = header_end(m, index)
         memcpy(out + at, m.data + m.headers[index].line, end - m.headers[index].line)
         return at + end - m.headers[index].line
     memcpy(out + at, m.data + m.headers[index].line, end - m.headers[index].line)

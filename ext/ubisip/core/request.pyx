@@ -147,7 +147,7 @@ cdef void route(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, u
         elif target == AGENT_AWAY:
             answer(p, m, from_, 480, b"Temporarily Unavailable", NULL)
         else:
-            start(p, m, from_, peer, agent, key)
+            start(p, m, from_, peer, agent, key, &plan)
     elif status:
         if status == 430:
             p.counters[FLOW_FAILED] += 1
@@ -257,8 +257,8 @@ cdef void call_agent(Proxy* p, const ParsedMessage* m, const Flow* from_, int pe
         give_up(p, server, m, 503)
 
 
-cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, uint64_t agent,
-                const uint64_t* key) noexcept nogil:
+cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, uint64_t agent, const uint64_t* key,
+                const RoutePlan* plan) noexcept nogil:
     """A new request: admitted, then sent to the destination the policy chooses, or parked for a hook."""
     cdef bint emergency = is_emergency(p, m)
     cdef int side = side_across(p, peer)
@@ -293,7 +293,7 @@ cdef void start(Proxy* p, const ParsedMessage* m, const Flow* from_, int peer, u
         if p.view.hook:
             park(p, server, m)
             return
-    if attempt_next(p, server, m, &status):
+    if attempt_next(p, server, m, plan, &status):
         schedule(&p.transactions, server)
     else:
         give_up(p, server, m, status)
@@ -310,12 +310,14 @@ cdef void park(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil
 
 cdef void unpark(Proxy* p, uint32_t server) noexcept nogil:
     cdef Transaction* t = &p.transactions.slab[server]
+    cdef RoutePlan plan
     cdef int status = 0
     t.flags &= <uint16_t>~<uint16_t>PARKED
     t.give_up_at = 0
-    if t.request == NULL or not parse_message(&p.stored, t.request.data, t.request.size):
+    if t.request == NULL or not parse_message(&p.stored, t.request.data, t.request.size) or \
+            preprocess(p, &p.stored, &plan) != 0:
         return
-    if attempt_next(p, server, &p.stored, &status):
+    if attempt_next(p, server, &p.stored, &plan, &status):
         schedule(&p.transactions, server)
     else:
         give_up(p, server, &p.stored, status)

@@ -20,7 +20,7 @@ from ubisip.core.machines cimport (
 )
 from ubisip.core.message cimport (
     HEADER_CHALLENGE, HEADER_RETRY_AFTER, HEADER_VIA, METHOD_BYE, METHOD_CANCEL, METHOD_INVITE, ParsedMessage,
-    header_value, next_header, parse_message,
+    header_end, header_value, next_header, parse_message,
 )
 from ubisip.core.mirror cimport look_after, mirror_answered, note_listing, server_emptied
 from ubisip.core.outbox cimport outbox_commit, outbox_reserve
@@ -74,6 +74,10 @@ cdef bint is_own_via(const Proxy* p, const ParsedMessage* m) noexcept nogil:
     return is_own(p.view, m.data, &uri)
 
 
+cdef bint has_second_via(const ParsedMessage* m) noexcept nogil:
+    return m.via.next != 0 or next_header(m, m.first[HEADER_VIA]) >= 0
+
+
 cdef bint second_via(const ParsedMessage* m, Via* via) noexcept nogil:
     cdef int line = m.first[HEADER_VIA]
     if m.via.next:
@@ -89,7 +93,7 @@ cdef uint32_t write_upstream(Proxy* p, const ParsedMessage* m, int status, bint 
     if m.via.next:
         delete(&p.edits, m.headers[line].value, m.via.next)
     else:
-        delete(&p.edits, m.headers[line].line, m.headers[line].end)
+        delete(&p.edits, m.headers[line].line, header_end(m, line))
     if status != m.status:
         edit(&p.edits, m.start, m.start_end - m.start, b"SIP/2.0 500 Server Internal Error\r\n", 35)
     if stream:
@@ -147,17 +151,22 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
         p.responses[m.status // 100] += 1
 
 
-cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil:
-    """A response to what we forwarded is of the same call, and its next Via is that of the request we were sent."""
+cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m, const Flow* from_, uint64_t call) noexcept nogil:
+    """A response to what we forwarded is of the same call and CSeq, and a Via is left for whom it goes on to (section
+    16.7 step 3): that of the request we were sent, which is looked at when another than the one we asked answers."""
     cdef Transaction* t = &p.transactions.slab[client]
     cdef Transaction* s = &p.transactions.slab[t.server]
     cdef Via upstream
     cdef uint64_t key[2]
     if t.flags & (PROBE | OWN_CANCEL | MIRRORED):
         return True
-    if not second_via(m, &upstream) or call_hash(m) != t.call or m.cseq != t.cseq:
+    if not has_second_via(m) or call != t.call or m.cseq != t.cseq:
         return False
-    if t.server == 0 or not is_rfc3261_branch(m.data, upstream.branch):
+    if t.server == 0 or same_address(&t.flow.peer, &from_.peer):
+        return True
+    if not second_via(m, &upstream):
+        return False
+    if not is_rfc3261_branch(m.data, upstream.branch):
         return True
     branch_key(p.secret, m, upstream.branch, upstream.sent_by, s.machine == SERVER_INVITE, key)
     return key[0] == s.key[0] and key[1] == s.key[1]
@@ -165,6 +174,7 @@ cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m) noexcept nogil
 
 cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) noexcept nogil:
     cdef uint64_t key[2]
+    cdef uint64_t call
     cdef Branch branch
     cdef bint is_probe = False
     cdef uint32_t client
@@ -173,8 +183,9 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
         p.counters[STRAY_RESPONSES] += 1
         return
     foresee_transaction(&p.transactions, key)
+    call = call_hash(m)
     if m.status >= 200:
-        foresee_call(&p.targets, call_hash(m))
+        foresee_call(&p.targets, call)
     known = find_peer(p.view, from_) >= 0 or (p.bindings.used and find_flow(&p.bindings, from_))
     client = find(&p.transactions, key)
     if not known and not (client and same_address(&p.transactions.slab[client].flow.peer, &from_.peer)) and \
@@ -185,7 +196,7 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     if client and p.transactions.slab[client].flags & (PROBE | MIRRORED) and \
             not same_address(&p.transactions.slab[client].flow.peer, &from_.peer):
         p.counters[STRANGER_RESPONSES] += 1  # a probe is answered by whom it asks, or proves nothing
-    elif client and not fits(p, client, m):
+    elif client and not fits(p, client, m, from_, call):
         p.counters[FORGED_RESPONSES] += 1
     elif client:
         client_response(p, client, m)
@@ -430,8 +441,8 @@ cdef void gather_challenges(Proxy* p, Transaction* s, const ParsedMessage* m) no
     edits_clear(&p.edits)
     for i in range(m.count):
         if m.headers[i].id == HEADER_CHALLENGE:
-            insert_span(&p.edits, p.stored.headers[p.stored.count - 1].end, m.data,
-                        span_of(m.headers[i].line, m.headers[i].end))
+            insert_span(&p.edits, header_end(&p.stored, p.stored.count - 1), m.data,
+                        span_of(m.headers[i].line, header_end(m, i)))
     out = outbox_reserve(&p.outbox, s.best.size + edits_growth(&p.edits))
     if out == NULL or p.edits.overflow:
         return

@@ -23,7 +23,6 @@ typedef struct {
   uint32_t line;          /* where the line starts: the name's first octet */
   uint32_t value;         /* first octet of the value, white space skipped */
   uint32_t value_length;  /* without trailing white space */
-  uint32_t end;           /* first octet of the next line */
   uint16_t name_length; /* these three as in scan_kind */
   uint8_t id;
   uint8_t folded;
@@ -128,7 +127,6 @@ SCAN_RARE static void scan_close(const uint8_t *data, scan_header *field, uint32
   while (last > value && scan_is_space(data[last - 1])) last--;
   field->value = value;
   field->value_length = last - value;
-  field->end = end;
 }
 
 typedef struct {
@@ -153,15 +151,16 @@ static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t
 /* Index the fields from `at`, which is behind a line feed, on. Gives their number and sets *body to the first octet after the
  * empty line, or gives an error and sets *body to where it stands; *count is how many fields are sound in any case.
  * lines[id] is the first line of each of the 16 header ids, -1 when it has none, lines[16 + id] its last one when it has any;
- * *repeated has a bit for each that has more than one. MARKS gives a bit for each of 64 octets that is one from BS to SI, CR
- * and LF among them; MASK for each that is the wanted one. */
+ * *repeated has a bit for each that has more than one. Right behind these 32 numbers the fields are put, MAX_HEADERS at most,
+ * and one more, of which only the line is set: where the last of them ends. MARKS gives a bit for each of 64 octets that is
+ * one from BS to SI, CR and LF among them; MASK for each that is the wanted one. */
 #define SCAN_BODY(NAME, TARGET, MARKS, MASK, SAME)                                                                     \
   SCAN_RARE TARGET static scan_start NAME##_begin(const uint8_t *data, uint32_t line, uint32_t end) {                  \
     return scan_begin(data, line, end, MASK(data + line, ':'), MASK(data + line, ' '));                                \
   }                                                                                                                    \
-  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, scan_header *out, uint32_t *body, int *count,\
-                         int16_t *lines, uint32_t *repeated) {                                                         \
-    scan_header *field = out;                                                                                          \
+  TARGET static int NAME(const uint8_t *data, uint32_t size, uint32_t at, uint32_t *body, int *count, int16_t *lines,  \
+                         uint32_t *repeated) {                                                                         \
+    scan_header *out = (scan_header *)(lines + 32), *field = out;                                                      \
     uint32_t line = at, block = at - 64, again = 0, folds = 0;                                                         \
     uint64_t marks = 0;                                                                                                \
     int n = 0, result;                                                                                                 \
@@ -195,14 +194,10 @@ static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t
         kind = known->kind;                                                                                            \
         value = line + kind.name_length + 2;                                                                           \
       } else if (name[0] <= ' ') { /* an empty line, a folded one, or nothing that a field may start with */           \
-        if (end == line) {                                                                                             \
-          result = n;                                                                                                  \
-          line += 2;                                                                                                   \
-          break;                                                                                                       \
-        }                                                                                                              \
+        if (end == line) { result = n; break; }                                                                        \
         if ((name[0] != ' ' && name[0] != '\t') || n == 0) { result = SCAN_BAD_LINE; break; }                          \
         folds = field[-1].folded = 1;                                                                                  \
-        field[-1].end = line = end + 2;                                                                                \
+        line = end + 2;                                                                                                \
         continue;                                                                                                      \
       } else {                                                                                                         \
         scan_start start = NAME##_begin(data, line, end);                                                              \
@@ -213,7 +208,7 @@ static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t
       if (n == MAX_HEADERS) { result = SCAN_TOO_MANY; break; }                                                           \
       int16_t *place = &lines[kind.id];                                                                                \
       place[16] = (int16_t)n;                                                                                          \
-      if (place[0] < 0)                                                                                                \
+      if (__builtin_expect(place[0] < 0, 1))                                                                           \
         place[0] = (int16_t)n;                                                                                         \
       else                                                                                                             \
         again |= 1u << kind.id;                                                                                        \
@@ -221,24 +216,25 @@ static inline scan_start scan_begin(const uint8_t *data, uint32_t line, uint32_t
       memcpy(&field->name_length, &kind, sizeof kind);                                                                 \
       field->value = value;                                                                                            \
       field->value_length = end - value;                                                                               \
-      field->end = line = end + 2;                                                                                     \
+      line = end + 2;                                                                                                  \
       /* As nearly always: no more white space before the value, and none behind it. */                                \
       if (data[value] <= ' ' || data[end - 1] <= ' ') scan_close(data, field, line);                                   \
       field++;                                                                                                         \
       n++;                                                                                                             \
     }                                                                                                                  \
   end:                                                                                                                 \
+    field->line = line;                                                                                                \
     if (folds) /* now that all their lines are known: to close them at each line would be quadratic */                 \
       for (int i = 0; i < n; i++)                                                                                      \
-        if (out[i].folded) scan_close(data, &out[i], out[i].end);                                                      \
+        if (out[i].folded) scan_close(data, &out[i], out[i + 1].line);                                                 \
     lines[HEADER_OTHER] = -1;                                                                                          \
     *repeated = again;                                                                                                 \
     *count = n;                                                                                                        \
-    *body = line;                                                                                                      \
+    *body = result < 0 ? line : line + 2;                                                                              \
     return result;                                                                                                     \
   }
 
-typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, scan_header *, uint32_t *, int *, int16_t *, uint32_t *);
+typedef int (*scan_function)(const uint8_t *, uint32_t, uint32_t, uint32_t *, int *, int16_t *, uint32_t *);
 
 static inline uint64_t scan_mask_scalar(const uint8_t *p, uint8_t wanted) {
   uint64_t mask = 0;

@@ -84,22 +84,19 @@ SIPHASH_INLINE uint64_t siphash_end(SipHash *h) {
   return h->v0 ^ h->v1 ^ h->v2 ^ h->v3;
 }
 
-/* Eight hex digits of a number, the highest first, one in each octet of the result as it lies in memory. */
-SIPHASH_INLINE uint64_t hex_digits(uint32_t value) {
-  uint64_t x = (uint64_t)(value & 0xFFFF0000u) << 16 | (value & 0xFFFF);
-  x = (x & 0x0000FF000000FF00ull) << 8 | (x & 0x000000FF000000FFull);
-  x = (x & 0x00F000F000F000F0ull) << 4 | (x & 0x000F000F000F000Full);
-  x += 0x3030303030303030ull + (((x + 0x0606060606060606ull) >> 4) & 0x0101010101010101ull) * ('a' - '0' - 10);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  x = __builtin_bswap64(x);
-#endif
-  return x;
-}
-
-/* The lowest digits of a number, 16 at most. */
+/* The lowest digits of a number, 16 at most, lower case. */
 SIPHASH_INLINE void write_hex(uint64_t value, uint32_t digits, char *out) {
-  uint64_t text[2] = {hex_digits((uint32_t)(value >> 32)), hex_digits((uint32_t)value)};
-  memcpy(out, (const char *)text + 16 - digits, digits);
+  char text[16];
+#if defined(__SSE2__)
+  /* The half octets, the highest first; then 0 to 9 become figures, 10 to 15 letters. */
+  __m128i octets = _mm_cvtsi64_si128((long long)__builtin_bswap64(value)), low = _mm_set1_epi8(15);
+  __m128i halves = _mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16(octets, 4), low), _mm_and_si128(octets, low));
+  __m128i letters = _mm_and_si128(_mm_cmpgt_epi8(halves, _mm_set1_epi8(9)), _mm_set1_epi8('a' - '0' - 10));
+  _mm_storeu_si128((__m128i *)text, _mm_add_epi8(_mm_add_epi8(halves, letters), _mm_set1_epi8('0')));
+#else
+  for (int i = 15; i >= 0; i--, value >>= 4) text[i] = "0123456789abcdef"[value & 15];
+#endif
+  memcpy(out, text + 16 - digits, digits);
 }
 
 /* Lower-case digits only, 16 at most: one text for one value. 0: there is something else among them. */
