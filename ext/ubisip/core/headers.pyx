@@ -135,84 +135,88 @@ cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
     return True
 
 
-cdef bint skip_display_name(Cursor* c) noexcept nogil:
-    """display-name = *(token LWS) / quoted-string, up to the angle bracket."""
-    if peek(c) == 0x22:
-        if not take_quoted(c):
-            return False
-        skip_lws(c)
-        return peek(c) == 0x3C
-    c.at = run(c.data, c.at, c.end, CLASS_TOKEN | CLASS_LWS)
-    return peek(c) == 0x3C
+# Of a name-addr: these take where to begin and where the value ends, and give where they ended; 0: it breaks the grammar.
+
+cdef inline uint32_t skip_blanks(const uint8_t* data, uint32_t at, uint32_t end) noexcept nogil:
+    return run(data, at, end, CLASS_LWS)
 
 
-cdef bint read_bracketed(Cursor* c, Span* uri) noexcept nogil:
+cdef inline uint32_t skip_display_name(const uint8_t* data, uint32_t at, uint32_t end) noexcept nogil:
+    """display-name = *(token LWS) / quoted-string, up to the angle bracket; *end*: there is none."""
+    cdef Cursor c
+    if at < end and data[at] == 0x22:
+        c = cursor(data, span_of(at, end))
+        if not take_quoted(&c):
+            return end
+        at = skip_blanks(data, c.at, end)
+    else:
+        at = run(data, at, end, CLASS_TOKEN | CLASS_LWS)
+    return at if at < end and data[at] == 0x3C else end
+
+
+cdef inline uint32_t read_bracketed(const uint8_t* data, uint32_t at, uint32_t end, Span* uri) noexcept nogil:
     """LAQUOT addr-spec RAQUOT; blanks inside, which the grammar forbids, do not enter the URI (RFC 4475 3.1.2.14)."""
-    cdef uint32_t start, end
-    c.at += 1
-    skip_lws(c)
-    start = c.at
-    end = find_octet(c.data, start, c.end, 0x3E)
-    if end == c.end:
-        return False
-    c.at = end + 1
-    while end > start and character_is(c.data[end - 1], CLASS_LWS):
-        end -= 1
-    uri[0] = span_of(start, end)
-    return uri.length > 0
+    cdef uint32_t start = skip_blanks(data, at + 1, end), stop = find_octet(data, start, end, 0x3E), last = stop
+    if stop == end:
+        return 0
+    while last > start and character_is(data[last - 1], CLASS_LWS):
+        last -= 1
+    uri[0] = span_of(start, last)
+    return stop + 1 if last > start else 0
 
 
-cdef bint read_bare(Cursor* c, Span* uri) noexcept nogil:
+cdef uint32_t read_bare(const uint8_t* data, uint32_t start, uint32_t end, Span* uri) noexcept nogil:
     """addr-spec without brackets: it ends before a semicolon, which starts a header parameter (RFC 3261 section 20)."""
-    cdef uint32_t start = c.at, i
+    cdef uint32_t stop = run_to_stop(data, start, end), i
     cdef bint colon = False
     cdef uint8_t octet
-    c.at = run_to_stop(c.data, start, c.end)
-    for i in range(start, c.at):
-        octet = c.data[i]
+    for i in range(start, stop):
+        octet = data[i]
         if octet == 0x3C or octet == 0x3F:
-            return False  # a URI with "?" must stand in brackets
+            return 0  # a URI with "?" must stand in brackets
         colon = colon or octet == 0x3A
-    uri[0] = span_of(start, c.at)
-    return colon and (c.at == c.end or (c.data[c.at] != 0x22 and c.data[c.at] != 0x3E))
+    uri[0] = span_of(start, stop)
+    return stop if colon and (stop == end or (data[stop] != 0x22 and data[stop] != 0x3E)) else 0
+
+
+cdef uint32_t read_tag(const uint8_t* data, uint32_t at, uint32_t end, Span* tag) noexcept nogil:
+    """A parameter in any form; its value goes to *tag* if that is its name, and it is the first."""
+    cdef Cursor c = cursor(data, span_of(at, end))
+    cdef Span name, value
+    if not read_parameter(&c, &name, &value):
+        return 0
+    if tag.length == 0 and same_name(data, name, b"tag", 3):
+        tag[0] = value
+    return c.at
 
 
 cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* out) noexcept nogil:
     """( name-addr / addr-spec ) *( SEMI generic-param ), the first of *span*; with *many* a comma may follow."""
-    cdef Cursor c = cursor(data, span)
-    cdef Cursor start = c
-    cdef Span name, value
+    cdef uint32_t end = span.at + span.length, at = skip_display_name(data, span.at, end), start
     memset(out, 0, sizeof(NameAddr))
-    out.value.at = c.at
-    if skip_display_name(&c):
-        if not read_bracketed(&c, &out.uri):
-            return False
-    else:
-        c = start
-        if not read_bare(&c, &out.uri):
-            return False
-    skip_lws(&c)
-    while take(&c, 0x3B):
-        if c.end - c.at > 4 and memcmp(data + c.at, b"tag=", 4) == 0 and data[c.at + 4] != 0x22 and out.tag.length == 0:
-            out.tag.at = c.at + 4
-            c.at = run_to_stop(data, c.at + 4, c.end)
-            out.tag.length = c.at - out.tag.at
-            if out.tag.length == 0:
+    out.value.at = span.at
+    at = read_bracketed(data, at, end, &out.uri) if at < end else read_bare(data, span.at, end, &out.uri)
+    if at == 0:
+        return False
+    at = skip_blanks(data, at, end)
+    while at < end and data[at] == 0x3B:
+        start = at + 5
+        if start < end and memcmp(data + at + 1, b"tag=", 4) == 0 and data[start] != 0x22 and out.tag.length == 0:
+            at = run_to_stop(data, start, end)
+            if at == start:
                 return False
-            skip_lws(&c)
-            continue
-        if not read_parameter(&c, &name, &value):
+            out.tag = span_of(start, at)
+            at = skip_blanks(data, at, end)
+        else:
+            at = read_tag(data, at + 1, end, &out.tag)
+            if at == 0:
+                return False
+    out.value.length = at - span.at
+    if at < end:
+        if not many or data[at] != 0x2C:
             return False
-        if out.tag.length == 0 and same_name(data, name, b"tag", 3):
-            out.tag = value
-    out.value.length = c.at - out.value.at
-    if c.at < c.end:
-        if not many or not take(&c, 0x2C):
-            return False
-        skip_lws(&c)
-        if c.at == c.end:
-            return False
-        out.next = c.at
+        out.next = skip_blanks(data, at + 1, end)
+        return out.next < end
     return True
 
 

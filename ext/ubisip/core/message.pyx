@@ -7,7 +7,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ubisip.core.headers cimport NameAddr, Via, parse_name_addr, parse_via
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, find_octet, peek, same, same_spans, skip_lws, span_of, take, take_class, take_number,
+    Cursor, Span, cursor, find_octet, peek, same, same_name, same_spans, skip_lws, span_of, take, take_class, take_number,
 )
 from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, find_either
 from ubisip.core.uri cimport Uri, parse_uri
@@ -57,20 +57,20 @@ cdef Method method_of(const uint8_t* data, Span name) noexcept nogil:
 
 
 cdef bint read_version(ParsedMessage* m, Cursor* c) noexcept nogil:
-    """SIP-Version; 505 for another version of SIP, 400 for anything else."""
+    """SIP-Version, in any case; 505 for another version of SIP, 400 for anything else."""
     cdef uint32_t at = c.at
-    cdef bint is_sip
     cdef uint64_t number = 0
     if c.end - at < 7:
         return fail(m, 400, b"Bad Start Line", at)
-    is_sip = (c.data[at] | 0x20) == 0x73 and (c.data[at + 1] | 0x20) == 0x69 and (c.data[at + 2] | 0x20) == 0x70 \
-        and c.data[at + 3] == 0x2F
-    if not is_sip:
-        return fail(m, 400, b"Bad Start Line", at)
-    if memcmp(c.data + at + 4, b"2.0", 3) == 0:
+    if memcmp(c.data + at, b"SIP/2.0", 7) == 0:
         c.at += 7
         return True
+    if not same_name(c.data, span_of(at, at + 4), b"sip/", 4):
+        return fail(m, 400, b"Bad Start Line", at)
     c.at += 4
+    if memcmp(c.data + c.at, b"2.0", 3) == 0:
+        c.at += 3
+        return True
     if take_number(c, 0xFFFF, &number) and take(c, 0x2E) and take_number(c, 0xFFFF, &number):
         return fail(m, 505, b"Version Not Supported", at)
     return fail(m, 400, b"Bad Start Line", at)

@@ -6,17 +6,22 @@ SipHash-2-4 (Aumasson, Bernstein 2012) with 64-bit tags: made for short messages
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from ubisip.core.address cimport is_ipv4
 from ubisip.core.span cimport Span
 
 
 cdef uint64_t branch_mac(const uint64_t* key, const Branch* branch, const Vouched* v) noexcept nogil:
     cdef SipHash h
+    cdef bint ipv4 = is_ipv4(&v.response_to)
     siphash_init(&h, key)
-    siphash_add_number(&h, <uint64_t>0x42 << 56 | <uint64_t>branch.listener << 40 | <uint64_t>branch.attempt << 32
-                       | branch.destination)
+    siphash_add_number(&h, <uint64_t>(0x42 + ipv4) << 56 | <uint64_t>(v.invite != 0) << 48
+                       | <uint64_t>branch.listener << 40 | <uint64_t>branch.attempt << 32 | branch.destination)
     siphash_add_number(&h, <uint64_t>branch.loop << 32 | v.cseq)
-    siphash_add(&h, v.response_to.ip, 16)
-    siphash_add_number(&h, <uint64_t>(v.invite != 0) << 16 | v.response_to.port)
+    if ipv4:
+        siphash_add_number(&h, <uint64_t>v.response_to.port << 32 | (<const uint32_t*>v.response_to.ip)[3])
+    else:
+        siphash_add(&h, v.response_to.ip, 16)
+        siphash_add_number(&h, v.response_to.port)
     # With their lengths, so that two fields cannot be cut differently and give the same input.
     siphash_add_number(&h, <uint64_t>v.call_id.length << 48 | <uint64_t>v.from_tag.length << 32
                        | v.upstream.length << 16 | v.sent_by.length)
