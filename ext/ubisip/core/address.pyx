@@ -26,7 +26,7 @@ cdef inline uint32_t digit_at(const uint8_t* text, uint32_t i) noexcept nogil:
     return <uint8_t>(text[i] - 0x30)
 
 
-cdef bint parse_ipv4(const uint8_t* text, uint32_t length, uint8_t* ip) noexcept nogil:
+cdef inline bint parse_ipv4(const uint8_t* text, uint32_t length, uint8_t* ip) noexcept nogil:
     """Four decimal numbers of one to three digits; False for anything else. May look fifteen octets beyond *length*."""
     cdef uint32_t i = 0, number, digit
     cdef int part
@@ -57,15 +57,12 @@ cdef bint parse_ip(const uint8_t* data, Span host, Address* out) noexcept nogil:
     """Read an IPv4 or IPv6 address, in brackets or, as in received, without; False for a name. The port stays."""
     cdef char text[48]
     cdef uint32_t at = host.at, length = host.length
-    if parse_ipv4(data + at, length, out.ip + 12):
-        memcpy(out.ip, b"\0\0\0\0\0\0\0\0\0\0\xFF\xFF", 12)
-        return True
     if length > 3 and data[at] == 0x5B:
         at += 1
         length -= 2
-        if parse_ipv4(data + at, length, out.ip + 12):
-            memcpy(out.ip, b"\0\0\0\0\0\0\0\0\0\0\xFF\xFF", 12)
-            return True
+    if parse_ipv4(data + at, length, out.ip + 12):
+        memcpy(out.ip, b"\0\0\0\0\0\0\0\0\0\0\xFF\xFF", 12)
+        return True
     if length == 0 or length >= sizeof(text) or memchr(data + at, 0x3A, length) == NULL:
         return False
     memcpy(text, data + at, length)

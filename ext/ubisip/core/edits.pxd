@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes to a message as a sorted list; the new datagram is spliced in one pass, untouched octets leave identical."""
 from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
 
 from ubisip.core.span cimport Span
 
@@ -24,7 +25,6 @@ cdef struct Edits:
     uint32_t used
 
 
-cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil
 cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end, uint8_t* out) noexcept nogil
 
 
@@ -32,6 +32,27 @@ cdef inline void edits_clear(Edits* edits) noexcept nogil:
     edits.count = 0
     edits.used = 0
     edits.overflow = False
+
+
+cdef inline void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil:
+    """Replace *remove* octets at *at* by *text*; edits at the same place keep the order in which they were made."""
+    cdef int i = edits.count
+    cdef Edit* slot
+    if edits.count == MAX_EDITS or edits.used + length > EDIT_TEXT:
+        edits.overflow = True
+        return
+    while i > 0 and edits.list[i - 1].at > at:
+        edits.list[i] = edits.list[i - 1]
+        i -= 1
+    slot = &edits.list[i]
+    slot.at = at
+    slot.remove = remove
+    slot.text = edits.used
+    slot.length = length
+    if length:
+        memcpy(edits.text + edits.used, text, length)
+    edits.used += length
+    edits.count += 1
 
 
 cdef inline void insert(Edits* edits, uint32_t at, const char* text, uint32_t length) noexcept nogil:

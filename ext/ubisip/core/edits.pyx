@@ -8,27 +8,6 @@ cdef extern from "copy.h" nogil:
     void copy_octets(uint8_t* out, const uint8_t* data, uint32_t length) noexcept
 
 
-cdef void edit(Edits* edits, uint32_t at, uint32_t remove, const char* text, uint32_t length) noexcept nogil:
-    """Replace *remove* octets at *at* by *text*; edits at the same place keep the order in which they were made."""
-    cdef int i = edits.count
-    cdef Edit* slot
-    if edits.count == MAX_EDITS or edits.used + length > EDIT_TEXT:
-        edits.overflow = True
-        return
-    while i > 0 and edits.list[i - 1].at > at:
-        edits.list[i] = edits.list[i - 1]
-        i -= 1
-    slot = &edits.list[i]
-    slot.at = at
-    slot.remove = remove
-    slot.text = edits.used
-    slot.length = length
-    if length:
-        memcpy(edits.text + edits.used, text, length)
-    edits.used += length
-    edits.count += 1
-
-
 cdef uint32_t splice(const Edits* edits, const uint8_t* data, uint32_t start, uint32_t end,
                      uint8_t* out) noexcept nogil:
     """Write the octets from *start* to *end* with the edits that fall between them; gives the length written.

@@ -8,21 +8,7 @@ from ubisip.core.span cimport (
     Cursor, Span, cursor, find_octet, peek, run, same, same_name, skip_lws, span_of, take, take_class, take_number,
     take_quoted,
 )
-from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, run_of_host, run_to_stop
-
-
-cdef bint read_host(Cursor* c, Span* host) noexcept nogil:
-    """host = hostname / IPv4address / IPv6reference, or a bare IPv6 address, which some send in received."""
-    cdef uint32_t start = c.at
-    if take(c, 0x5B):
-        c.at = find_octet(c.data, c.at, c.end, 0x5D)
-        if not take(c, 0x5D):
-            return False
-        host[0] = span_of(start, c.at)
-        return host.length > 3
-    c.at = run_of_host(c.data, start, c.end)
-    host[0] = span_of(start, c.at)
-    return host.length > 0
+from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, run_to_stop
 
 
 cdef bint read_value(Cursor* c, Span* value) noexcept nogil:
