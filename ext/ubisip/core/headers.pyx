@@ -5,7 +5,7 @@ from libc.string cimport memcmp, memset
 
 from ubisip.core.address cimport Address, parse_ip
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, find_octet, peek, run, same, same_name, skip_lws, span_of, take, take_class, take_number,
+    Cursor, Span, cursor, find_octet, peek, run, same_name, skip_lws, span_of, take, take_class, take_number,
     take_quoted,
 )
 from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, run_to_stop
@@ -121,7 +121,7 @@ cdef bint parse_via(const uint8_t* data, Span span, Via* out) noexcept nogil:
     return True
 
 
-# Of a name-addr: these take where to begin and where the value ends, and give where they ended; 0: it breaks the grammar.
+# Parts of a name-addr: from where to begin and where the value ends to where they ended; 0: it breaks the grammar.
 
 cdef inline uint32_t skip_blanks(const uint8_t* data, uint32_t at, uint32_t end) noexcept nogil:
     return run(data, at, end, CLASS_LWS)

@@ -7,7 +7,8 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from ubisip.core.headers cimport NameAddr, Via, parse_name_addr, parse_via
 from ubisip.core.span cimport (
-    Cursor, Span, cursor, find_octet, peek, same, same_name, same_spans, skip_lws, span_of, take, take_class, take_number,
+    Cursor, Span, cursor, find_octet, peek, same, same_name, same_spans, skip_lws, span_of, take, take_class,
+    take_number,
 )
 from ubisip.core.syntax cimport CLASS_LWS, CLASS_TOKEN, character_is, find_either
 from ubisip.core.uri cimport Uri, parse_uri
