@@ -115,6 +115,7 @@ def test_compact_forms_of_other_headers(long: str, short: str) -> None:
         (b";tag=from-tag", b"\r\n ;\r\n tag\r\n =\r\n from-tag"),
         (b";branch=z9hG4bK-one", b" ; branch = z9hG4bK-one "),
         (b"SIP/2.0/UDP 192.0.2.1:5090", b"SIP  / 2.0 / UDP \r\n 192.0.2.1 : 5090"),
+        (b"SIP/2.0/UDP 192.0.2.1:5090", b"SIP/2.0/ UDP 192.0.2.1:5090"),
         (b"Max-Forwards: 70", b"Max-Forwards:  70   "),
         (b"Content-Length: ", b"Content-Length:\r\n  "),
         (b"tag=from-tag", b"TAG=from-tag"),
@@ -169,6 +170,25 @@ def test_a_name_that_begins_as_a_known_one_is_another(name: str, scanner: str) -
         use_scanner("")
     assert message.get(name) == "not-what-it-seems"
     assert message.body == Message(INVITE).body and message.call_id == Message(INVITE).call_id
+
+
+@pytest.mark.parametrize("scanner", ["", "sse2", "scalar"])
+@pytest.mark.parametrize("filler", range(70))
+def test_line_ends_wherever_they_fall(filler: int, scanner: str) -> None:
+    """Octets are looked at by 64: a CR may be the last of one block and its LF the first of the next."""
+    if not use_scanner(scanner):
+        pytest.skip(f"this processor does not run {scanner}")
+    mark = b"X-One: 1"
+    odd = b"X-Odd:" + b"\t" * filler + b"\x08\t.\x0b" + b"o" * filler + b"\r\n" + mark
+    try:
+        message = changed(mark, odd)
+        for lone in (b"\r", b"\n", b"\r\r\n", b"\n\r"):
+            error = fault(INVITE.replace(mark, odd[: 6 + filler] + lone + odd[6 + filler :]))
+            assert (error.status, error.reason) == (400, "Bad Header Line")
+    finally:
+        use_scanner("")
+    assert message.get("X-Odd") == "\x08\t.\x0b" + "o" * filler
+    assert [pair for pair in message.headers if pair[0] != "X-Odd"] == Message(INVITE).headers
 
 
 def test_octets_after_content_length_are_cut() -> None:
