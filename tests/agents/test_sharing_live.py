@@ -26,6 +26,7 @@ from register import Phone
 from ubisip import keys
 from ubisip.config import Config
 from ubisip.core.message import Message
+from ubisip.proxy import gateway as gateway_module
 from ubisip.proxy import sharing
 from ubisip.proxy.gateway import Gateway
 
@@ -143,7 +144,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(gateway_module, "SETTLE", 0.0)  # nobody's ACK is awaited when they stop
     one = Site(tmp_path)
     yield one
     one.close()
