@@ -182,6 +182,13 @@ async def test_a_wrong_command_line_is_code_2(arguments: list[str]) -> None:
     assert (code, out) == (2, "") and "error: " in err
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "fifty"])
+async def test_a_rate_that_cannot_be_is_named(text: str) -> None:
+    code, out, err = await ends("--demo", f"--rate={text}")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith(f"argument --rate: expected a number above 0, found '{text}'")
+
+
 async def test_an_unknown_node_is_code_2(service: Service) -> None:
     code, _, err = await ends("--config", str(service.path), "--node", "pa9-gw1")
     assert code == 2 and err.startswith("no gateway is named 'pa9-gw1'") and len(err.splitlines()) == 1
