@@ -122,6 +122,17 @@ def test_check_reads_the_certificates(path: Path, tmp_path: Path) -> None:
     assert (mistake["path"], mistake["expected"]) == ("tls.certificate", "a file that can be read")
 
 
+def test_check_tells_that_the_key_ring_is_not_there_yet(path: Path, tmp_path: Path) -> None:
+    path.write_text(path.read_text().replace("[platform]", '[platform]\nkey_file = "cluster.key"'))
+    ring = tmp_path / "cluster.key"
+    result = ubisip("check", path)
+    told = f"{path}: warning: platform.key_file: {ring} does not exist here; `ubisip key {ring}` makes one\n"
+    assert (result.exit_code, result.stderr) == (0, told)
+    ubisip("key", ring)
+    result = ubisip("check", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_check_of_an_unknown_gateway_or_file_fails(path: Path, tmp_path: Path) -> None:
     result = ubisip("check", path, "--node", "pa9-gw1")
     assert result.exit_code == 2 and "pa2-gw1" in result.stderr
@@ -141,7 +152,12 @@ def test_key_makes_a_ring_that_only_its_owner_reads_and_rolls_it(tmp_path: Path)
 
 def test_key_does_not_overwrite_a_ring_nor_add_to_none(tmp_path: Path) -> None:
     ring = tmp_path / "cluster.key"
-    assert ubisip("key", ring, "--add").exit_code == 1
+    result = ubisip("key", ring, "--add")
+    told = f"{ring}: No such file or directory; `ubisip key {ring}` makes one\n"
+    assert (result.exit_code, result.stderr) == (1, told)
+    nowhere = tmp_path / "nowhere" / "cluster.key"
+    result = ubisip("key", nowhere)
+    assert (result.exit_code, result.stderr) == (1, f"{nowhere}: No such file or directory\n")
     ubisip("key", ring)
     before = ring.read_bytes()
     result = ubisip("key", ring)
@@ -236,6 +252,14 @@ async def test_status_shows_destinations_with_health_and_switch(gateway: Gateway
         "PA2 servers",
         "PA5 servers",
     ]
+
+
+async def test_status_tells_what_it_does_not_believe(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = {**gateway.status(), "doubt": "most targets fail", "panic": ["server"]}
+    monkeypatch.setattr(gateway, "status", lambda: status)
+    lines = (await beside("status", "--config", gateway.config.path)).stdout.splitlines()
+    assert lines[1] == "it distrusts what it sees (most targets fail): meanwhile it takes nobody else for down"
+    assert lines[2] == "no server looks usable: all that are switched to ready are tried"
 
 
 async def test_status_as_json_is_what_http_answers(gateway: Gateway) -> None:

@@ -7,6 +7,7 @@ Exit codes, of every command: 0 done; 1 it could not be done; 2 the command line
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from dataclasses import replace
@@ -68,7 +69,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     config = load(file, node, as_json)
-    warnings = [*_check_certificates(config, as_json), *config.warnings]
+    warnings = [*_check_key_ring(config), *_check_certificates(config, as_json), *config.warnings]
     members = _inspected(config, as_json) if live else []
     if as_json:
         answer = {"file": str(file), "mistakes": [], "warnings": warnings, "configuration": config.digest}
@@ -119,7 +120,10 @@ def key(
     try:
         keys.add(file) if add else keys.create(file)
         number = len(keys.load_keys(file))
-    except (OSError, UsageError) as error:
+    except OSError as error:
+        hint = f"; `ubisip key {file}` makes one" if add and isinstance(error, FileNotFoundError) else ""
+        fail([f"{file}: {error.strerror}{hint}"], FAILED, as_json)
+    except UsageError as error:
         fail([str(error)], FAILED, as_json)
     if as_json:
         say({"file": str(file), "keys": number})
@@ -185,7 +189,7 @@ def reload(
     if as_json:
         say(answer)
     else:
-        print(f"reloaded, configuration {answer['configuration']} is in force")
+        print(f"reloaded, configuration {answer['configuration'][:12]} is in force")  # as much as the log shows
 
 
 agent_commands.add_to(app)
@@ -203,6 +207,14 @@ def common(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:
     """Options of the command itself."""
+
+
+def _check_key_ring(config: Config) -> list[str]:
+    """It need not be where the file is checked, but a gateway does not start without it."""
+    name = config.platform.key_file
+    if not name or os.path.exists(name):
+        return []
+    return [f"platform.key_file: {name} does not exist here; `ubisip key {name}` makes one"]
 
 
 def _check_certificates(config: Config, as_json: bool) -> list[str]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -30,8 +30,9 @@ COLOURS = {
 
 
 def platform_view(status: Mapping[str, Any]) -> RenderableType:
-    """A line on the gateway, a table of its destinations, a line of totals."""
-    return Group(_heading(status), _destinations(status["destinations"]), _totals(status["totals"]))
+    """A line on the gateway and on what it does not believe, a table of its destinations, a line of totals."""
+    rows = _destinations(status["destinations"])
+    return Group(_heading(status), *_reservations(status), rows, _totals(status["totals"]))
 
 
 def configuration_view(config: Config) -> RenderableType:
@@ -113,6 +114,15 @@ def _heading(status: Mapping[str, Any]) -> Text:
         _coloured(status["state"]),
         f", up {duration(status['uptime'])}, listening on {', '.join(status['listeners'])}",
     )
+
+
+def _reservations(status: Mapping[str, Any]) -> Iterator[Text]:
+    """Why the states of the table are not the whole story."""
+    if status["doubt"]:
+        why = status["doubt"]
+        yield Text(f"it distrusts what it sees ({why}): meanwhile it takes nobody else for down", style="yellow")
+    for kind in status["panic"]:
+        yield Text(f"no {kind} looks usable: all that are switched to ready are tried", style="red")
 
 
 def _destinations(rows: list[Mapping[str, Any]]) -> Table:
