@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 EXT := $(wildcard ext/ubisip/core/*.pyx ext/ubisip/core/*.pxd ext/ubisip/core/*.h)
 DEBUG_TREE := build/debug
 DEBUG_TESTS ?= tests
+export UBISIP_TORTURE ?= $(abspath ../shared/torture)
 FUZZ_SECONDS ?= 600
 JOBS := $(shell nproc)
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
