@@ -69,14 +69,18 @@ async def main(path: str, node: str, own: str, number: str) -> None:
         listener = gateway.listeners[0]
         host, _, port = own.rpartition(":")
         call = Call(aiosip.Application(), (host, int(port)), (listener.host, listener.port))
-        print(f"aiosip: {number} answered {await call.ring(number)}", flush=True)
-        print(f"aiosip: hung up, {await call.hang_up()}", flush=True)
+        status = await call.ring(number)
+        print(f"aiosip: {number} answered {status}", flush=True)
+        if status < 300:
+            print(f"aiosip: hung up, {await call.hang_up()}", flush=True)
         async for event in events:
             if isinstance(event, ubisip.CallEvent):
                 print(f"gateway: {type(event).__name__} {event.destination}", flush=True)
-            if isinstance(event, ubisip.Ended):
+            if isinstance(event, ubisip.Ended | ubisip.Failed):
                 break
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
     asyncio.run(main(*sys.argv[1:5]))

@@ -30,7 +30,8 @@ async def main(path: str, node: str) -> None:
     config = ubisip.Config.load(path)
     async with ubisip.Gateway(config, node=node) as gateway:
         events = gateway.events()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, events.close)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, events.close)
         print(f"{node} carries calls on {', '.join(map(str, gateway.listeners))}", flush=True)
         async for event in events:
             if line := told(event):
@@ -39,4 +40,6 @@ async def main(path: str, node: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     asyncio.run(main(*sys.argv[1:3]))

@@ -36,11 +36,14 @@ class VipPolicy:
 async def main(path: str, node: str, database: str) -> None:
     config = ubisip.Config.load(path)
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ubisip.Gateway(config, node=node, hooks=[VipPolicy(database)]):
         print(f"{node} carries calls, VIPs first", flush=True)
         await stop.wait()
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     asyncio.run(main(*sys.argv[1:4]))

@@ -135,3 +135,24 @@ async def test_an_aiosip_application_calls_through_the_gateway_beside_it(path: P
         told = [await it.line() for _ in range(4)]
         assert told == [f"gateway: {event} sbc-1" for event in ("SetUp", "Ringing", "Answered", "Ended")]
         assert await it.ends() == 0
+
+
+@pytest.mark.skipif(find_spec("aiosip") is None, reason="aiosip 0.2.0 is not installed")
+async def test_a_call_of_the_aiosip_application_is_refused(path: Path) -> None:
+    async with (
+        SipPeer(CARRIER) as carrier,
+        example("beside_aiosip.py", path, "pa2-gw1", f"{NEAR[0]}:{NEAR[1]}", "0123456789") as it,
+    ):
+        carrier.reply(await carrier.request("INVITE"), 486)
+        assert await it.line() == "aiosip: 0123456789 answered 486"
+        await it.says("gateway: Failed")
+        assert await it.ends() == 0
+
+
+@pytest.mark.parametrize("name", ["embed.py", "vip_policy.py", "beside_aiosip.py"])
+async def test_without_arguments_an_example_shows_how_it_is_used(name: str) -> None:
+    command = [sys.executable, str(ROOT / "examples" / name)]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, told = await process.communicate()
+    assert process.returncode == 1
+    assert f"python examples/{name} examples/platform.toml pa2-gw1".encode() in told and b"Traceback" not in told
