@@ -292,15 +292,15 @@ def test_RSP_22_a_response_from_a_stranger_is_dropped(wire: Wire) -> None:
     assert wire.sbc.statuses() == [100]
 
 
-def test_RSP_22_of_another_peer_only_what_has_the_vias_of_the_request_passes() -> None:
+def test_RSP_22_only_what_has_the_vias_of_the_request_passes() -> None:
     wire = Wire(platform(servers=2))
     _, leg = place(wire)
-    other = next(tel for tel in wire.tels if tel is not wire.holder())
     before = len(wire.log)
-    other.reply(leg, 180, via=[*leg.lines("Via")[:1], "Via: SIP/2.0/UDP 127.0.0.1:5090;branch=z9hG4bK-else"])
-    other.reply(leg, 180, via=[*leg.lines("Via")[:1], "Via: SIP/2.0/UDP 127.0.0.1:5090;branch="])
+    for tel in wire.tels:
+        tel.reply(leg, 180, via=[*leg.lines("Via")[:1], "Via: SIP/2.0/UDP 127.0.0.1:5090;branch=z9hG4bK-else"])
+        tel.reply(leg, 180, via=[*leg.lines("Via")[:1], "Via: SIP/2.0/UDP 127.0.0.1:5090;branch="])
     assert len(wire.log) == before
-    other.reply(leg, 180)
+    wire.tel().reply(leg, 180)
     assert wire.sbc.statuses() == [180]
 
 

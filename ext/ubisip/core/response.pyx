@@ -74,10 +74,6 @@ cdef bint is_own_via(const Proxy* p, const ParsedMessage* m) noexcept nogil:
     return is_own(p.view, m.data, &uri)
 
 
-cdef bint has_second_via(const ParsedMessage* m) noexcept nogil:
-    return m.via.next != 0 or next_header(m, m.first[HEADER_VIA]) >= 0
-
-
 cdef bint second_via(const ParsedMessage* m, Via* via) noexcept nogil:
     cdef int line = m.first[HEADER_VIA]
     if m.via.next:
@@ -151,22 +147,17 @@ cdef void forward_stateless(Proxy* p, const ParsedMessage* m, const Branch* bran
         p.responses[m.status // 100] += 1
 
 
-cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m, const Flow* from_, uint64_t call) noexcept nogil:
-    """A response to what we forwarded is of the same call and CSeq, and a Via is left for whom it goes on to (section
-    16.7 step 3): that of the request we were sent, which is looked at when another than the one we asked answers."""
+cdef bint fits(Proxy* p, uint32_t client, const ParsedMessage* m, uint64_t call) noexcept nogil:
+    """A response to what we forwarded is of the same call, and its next Via is that of the request we were sent."""
     cdef Transaction* t = &p.transactions.slab[client]
     cdef Transaction* s = &p.transactions.slab[t.server]
     cdef Via upstream
     cdef uint64_t key[2]
     if t.flags & (PROBE | OWN_CANCEL | MIRRORED):
         return True
-    if not has_second_via(m) or call != t.call or m.cseq != t.cseq:
+    if call != t.call or m.cseq != t.cseq or not second_via(m, &upstream):
         return False
-    if t.server == 0 or same_address(&t.flow.peer, &from_.peer):
-        return True
-    if not second_via(m, &upstream):
-        return False
-    if not is_rfc3261_branch(m.data, upstream.branch):
+    if t.server == 0 or not is_rfc3261_branch(m.data, upstream.branch):
         return True
     branch_key(p.secret, m, upstream.branch, upstream.sent_by, s.machine == SERVER_INVITE, key)
     return key[0] == s.key[0] and key[1] == s.key[1]
@@ -196,7 +187,7 @@ cdef void receive_response(Proxy* p, const ParsedMessage* m, const Flow* from_) 
     if client and p.transactions.slab[client].flags & (PROBE | MIRRORED) and \
             not same_address(&p.transactions.slab[client].flow.peer, &from_.peer):
         p.counters[STRANGER_RESPONSES] += 1  # a probe is answered by whom it asks, or proves nothing
-    elif client and not fits(p, client, m, from_, call):
+    elif client and not fits(p, client, m, call):
         p.counters[FORGED_RESPONSES] += 1
     elif client:
         client_response(p, client, m)
