@@ -52,7 +52,7 @@ demo: build ## The whole platform on this machine: calls to agents, a server and
 
 .PHONY: test
 test: build $(VENV)/.extra-test $(VENV)/.peers ## All tests, real peers included
-	$(BIN)/python -m pytest -q -n 2 --benchmark-disable
+	$(BIN)/python -m pytest -q
 
 .PHONY: test-faults
 test-faults: build $(VENV)/.extra-test $(VENV)/.peers ## The long tests, which make test leaves out: databases, sites, storms; half an hour

@@ -35,10 +35,6 @@ PATIENCE = 30.0
 POLL = 0.005
 PR_SET_PDEATHSIG = 1
 _C = ctypes.CDLL(None)
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-NETWORKS = 200 // WORKERS
-"""Networks of 127.0.0.0/8 that this process may use: of 127.20 to 127.219 each worker has its own share."""
 _networks = itertools.count(os.getpid())
 
 
@@ -293,8 +289,8 @@ class Place:
 
     @staticmethod
     def _free_network() -> str:
-        for number in itertools.islice(_networks, NETWORKS):
-            network = f"127.{20 + WORKER * NETWORKS + number % NETWORKS}"
+        for number in itertools.islice(_networks, 200):
+            network = f"127.{number % 200 + 20}"
             if not any(is_bound((f"{network}.{part}.1", SIP_PORT)) for part in (1, 2, 3)):
                 return network
         raise OSError("no network in 127.0.0.0/8 is free")

@@ -165,7 +165,6 @@ def test_text_where_it_is_utf_8_else_binary() -> None:
         (frame(b"a" * (framing.MESSAGE + 1))[:20], 1009, Fault.TOO_LARGE),
         (frame(b"a" * framing.MESSAGE, fin=False) + frame(b"a", CONT), 1009, Fault.TOO_LARGE),
     ],
-    ids=["no mask", "opcode 3", "continues nothing", "no UTF-8", "too large", "too large in parts"],
 )
 def test_what_breaks_the_protocol_is_told_and_ends_it(data: bytes, code: int, fault: Fault) -> None:
     framer = opened()
