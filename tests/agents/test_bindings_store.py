@@ -116,6 +116,27 @@ async def test_a_snapshot_that_a_crash_interrupts_loses_nothing(tmp_path: Path, 
     assert await asyncio.to_thread(loaded, path) == {one.aor: one for one in rows}
 
 
+async def test_a_crash_right_behind_a_snapshot_undoes_nothing_of_it(tmp_path: Path) -> None:
+    """What the journal missed is in the snapshot only; the journal before it, not yet removed, holds older records."""
+    path, before = tmp_path / "b", tmp_path / "b.before"
+    old, later = row("alice"), row("bob")
+    new = old._replace(cseq=2, expires_at=NOW + 9_000)
+    store = BindingStore(path)
+    store.append(packed([old]), 0.0)
+    store.note_gap("its refresh was lost")
+    table = Table([new])
+    left: list[bytes] = []
+    table.between = lambda _turn: left.append(before.read_bytes())
+    await store.snapshot(table)
+    store.append(packed([later]), 0.0)
+    await store.close()
+    before.write_bytes(left[0])
+    assert await asyncio.to_thread(loaded, path) == {"alice": new, "bob": later}
+    assert not before.exists()  # else it would be read behind the next one
+    before.write_bytes(left[0] + left[0])
+    assert (await asyncio.to_thread(loaded, path))["alice"] == old  # that of a snapshot which was never finished
+
+
 class Crash(BaseException):
     """The process is no more."""
 

@@ -93,8 +93,6 @@ async def test_more_phones_register_than_the_ring_holds(place: Place, tmp_path: 
     await until(lambda: gateway.counter("ubisip_bindings_kept_errors_total") > 0, "the gap to be seen")
     snapshot, since = place.directory / "state" / "gw1.bindings", (tmp_path / "go on").stat().st_mtime
     await until(lambda: snapshot.exists() and snapshot.stat().st_mtime > since, "a new snapshot", 60)
-    # The journal before it, read after it, holds older expiries of what the gap swallowed: it must be gone.
-    await until(lambda: not snapshot.with_name("gw1.bindings.before").exists(), "its end")
     record |= {"calls": during.made, "failed": during.failed, "worst delay, ms": during.worst * 1000}
     gateway.kill()
     again = place.start_gateway()

@@ -3,7 +3,9 @@
 
 Files, in ``state_dir``: ``NODE.bindings`` (the snapshot), ``NODE.bindings.journal``, and while a new snapshot is made
 ``NODE.bindings.before`` (the journal up to its beginning). Read in the order snapshot, before, journal they give the
-last state whenever a crash came: a record says all of its binding, so that old ones may be read again.
+last state whenever a crash came: a record says all of its binding, so that old ones may be read again. The snapshot
+names the ``before`` that it has in it; that one, left by a crash right behind it, is not read: what the journal has
+missed is in the snapshot alone, and an older record would undo it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,8 +37,9 @@ SMALLEST_JOURNAL = 4 * 1024 * 1024
 """Octets of the journal below which no new snapshot is made; above, when it outgrows the snapshot."""
 UNWRITTEN = 64 * 1024 * 1024
 """Octets that wait for a disk that stands; beyond, they are dropped, and a new snapshot is made once it is back."""
-GONE, MADE, REFRESHED = 0, 1, 2
-"""The first field of a record: a binding ended, or was set as the rest says."""
+GONE, MADE, REFRESHED, INCLUDES = 0, 1, 2, 3
+"""The first field of a record: a binding ended, or was set as the rest says; or, in a snapshot, which ``before`` it has
+in it, by its size and CRC-32."""
 
 
 class Row(NamedTuple):
@@ -112,16 +116,20 @@ class BindingStore:
     def load(self, now: float) -> list[Row]:
         """The bindings that were kept and have not expired at *now* (unix time); damage is named in the log."""
         found: dict[tuple[Any, ...], Row] = {}
+        included: list[int] = []
         for path in (self._path, self._before, self._journal):
-            self._replay(path, found)
+            self._replay(path, found, included)
         kept = [row for row in found.values() if row.expires_at > now]
         if found:
             log.info("%d bindings taken over, %d had expired", len(kept), len(found) - len(kept))
         return kept
 
-    def _replay(self, path: Path, found: dict[tuple[Any, ...], Row]) -> None:
+    def _replay(self, path: Path, found: dict[tuple[Any, ...], Row], included: list[int]) -> None:
         try:
             data = path.read_bytes()
+            if path == self._before and _identity(data) == included:
+                path.unlink()
+                return
         except FileNotFoundError:
             return
         except OSError as error:
@@ -133,7 +141,7 @@ class BindingStore:
                 self._gaps = True  # a new snapshot soon: it has none
                 log.error("%s: %d octets from %d on are damaged and passed over", path, part.length, part.at)
             else:
-                strange += _apply(part, found)
+                strange += _apply(part, found, included)
         if strange:
             log.error("%s: %d records are of no known form and passed over", path, strange)
         if path == self._path:
@@ -175,31 +183,32 @@ class BindingStore:
         """
         self._gaps = False
         try:
-            await self._in_writer(self._rotate)
-            await self._write_snapshot(table)
+            included = await self._in_writer(self._rotate)
+            await self._write_snapshot(table, included)
         except OSError:
             self._gaps = True
             raise
 
-    async def _write_snapshot(self, table: Bindings) -> None:
+    async def _write_snapshot(self, table: Bindings, included: list[int]) -> None:
         fresh = self._path.with_name(f"{self._path.name}.new")
         file = await self._in_writer(lambda: fresh.open("wb"))
         try:
-            size = await self._write_rows(file, table)
+            size = await self._write_rows(file, table, block(msgpack.packb([INCLUDES, *included])))
             await self._in_writer(lambda: _finish(file, fresh, self._path))
         finally:
             await self._in_writer(file.close)
         self.snapshot_size = size
         await self._in_writer(lambda: self._before.unlink(missing_ok=True))
 
-    async def _write_rows(self, file: BufferedWriter, table: Bindings) -> int:
-        """All of *table* as blocks; returns their octets."""
+    async def _write_rows(self, file: BufferedWriter, table: Bindings, data: bytes) -> int:
+        """*data*, then all of *table* as blocks; returns their octets."""
         size = after = 0
         while True:
             after, rows = table.bindings(after, SLICE)
-            data = block(packed(rows)) if rows else b""
+            data += block(packed(rows)) if rows else b""
             size += len(data)
             await self._in_writer(partial(file.write, data))
+            data = b""
             if not after:
                 return size
             await asyncio.sleep(PAUSE)
@@ -235,21 +244,21 @@ class BindingStore:
         except OSError as error:
             self.note_gap(str(error))
 
-    def _rotate(self) -> None:
-        """The journal so far becomes ``before``; behind what an interrupted snapshot left there."""
+    def _rotate(self) -> list[int]:
+        """The journal so far becomes ``before``, behind what an interrupted snapshot left there; returns its identity."""
         self._end()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._journal.exists():
-            return
-        if self._before.exists():
-            with self._before.open("ab") as file:
-                file.write(self._journal.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            self._journal.unlink()
-        else:
-            self._journal.rename(self._before)
-        self.journal_size = 0
+        if self._journal.exists():
+            if self._before.exists():
+                with self._before.open("ab") as file:
+                    file.write(self._journal.read_bytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._journal.unlink()
+            else:
+                self._journal.rename(self._before)
+            self.journal_size = 0
+        return _identity(self._before.read_bytes()) if self._before.exists() else []
 
     def _end(self) -> None:
         self._sync()
@@ -264,8 +273,12 @@ class BindingStore:
                 log.debug("%s: %s", self._journal, error)
 
 
-def _apply(payload: bytes, found: dict[tuple[Any, ...], Row]) -> int:
-    """Take the records of one block into *found*; returns how many are of no known form."""
+def _identity(data: bytes) -> list[int]:
+    return [len(data), zlib.crc32(data)]
+
+
+def _apply(payload: bytes, found: dict[tuple[Any, ...], Row], included: list[int]) -> int:
+    """Take the records of one block into *found* and *included*; returns how many are of no known form."""
     strange = 0
     for record in records(payload):
         fields = record[1:]
@@ -277,6 +290,8 @@ def _apply(payload: bytes, found: dict[tuple[Any, ...], Row]) -> int:
             key = key_of(aor, contact, instance, reg_id)
             if key in found and found[key].contact == contact:  # else another contact has taken its place
                 del found[key]
+        elif record[0] == INCLUDES:
+            included[:] = fields
         else:
             strange += 1
     return strange
