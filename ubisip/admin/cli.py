@@ -7,7 +7,6 @@ Exit codes, of every command: 0 done; 1 it could not be done; 2 the command line
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from dataclasses import replace
@@ -212,7 +211,7 @@ def common(
 def _check_key_ring(config: Config) -> list[str]:
     """It need not be where the file is checked, but a gateway does not start without it."""
     name = config.platform.key_file
-    if not name or os.path.exists(name):
+    if not name or Path(name).exists():
         return []
     return [f"platform.key_file: {name} does not exist here; `ubisip key {name}` makes one"]
 

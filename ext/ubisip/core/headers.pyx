@@ -165,8 +165,8 @@ cdef uint32_t read_bare(const uint8_t* data, uint32_t start, uint32_t end, Span*
     return stop if colon and (stop == end or (data[stop] != 0x22 and data[stop] != 0x3E)) else 0
 
 
-cdef uint32_t read_tag(const uint8_t* data, uint32_t at, uint32_t end, Span* tag) noexcept nogil:
-    """A parameter in any form; its value goes to *tag* if that is its name, and it is the first."""
+cdef uint32_t read_any_parameter(const uint8_t* data, uint32_t at, uint32_t end, Span* tag) noexcept nogil:
+    """generic-param in any form; its value goes to *tag* if that is its name, and it is the first."""
     cdef Cursor c = cursor(data, span_of(at, end))
     cdef Span name, value
     if not read_parameter(&c, &name, &value):
@@ -194,7 +194,7 @@ cdef bint parse_name_addr(const uint8_t* data, Span span, bint many, NameAddr* o
             out.tag = span_of(start, at)
             at = skip_blanks(data, at, end)
         else:
-            at = read_tag(data, at + 1, end, &out.tag)
+            at = read_any_parameter(data, at + 1, end, &out.tag)
             if at == 0:
                 return False
     out.value.length = at - span.at

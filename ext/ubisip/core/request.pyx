@@ -311,13 +311,13 @@ cdef void park(Proxy* p, uint32_t server, const ParsedMessage* m) noexcept nogil
 cdef void unpark(Proxy* p, uint32_t server) noexcept nogil:
     cdef Transaction* t = &p.transactions.slab[server]
     cdef RoutePlan plan
-    cdef int status = 0
+    cdef int status = 503
     t.flags &= <uint16_t>~<uint16_t>PARKED
     t.give_up_at = 0
-    if t.request == NULL or not parse_message(&p.stored, t.request.data, t.request.size) or \
-            preprocess(p, &p.stored, &plan) != 0:
+    if t.request == NULL or not parse_message(&p.stored, t.request.data, t.request.size):
         return
-    if attempt_next(p, server, &p.stored, &plan, &status):
+    # Its Route may be good no more: the keys may have been changed while it waited.
+    if preprocess(p, &p.stored, &plan) == 0 and attempt_next(p, server, &p.stored, &plan, &status):
         schedule(&p.transactions, server)
     else:
         give_up(p, server, &p.stored, status)
