@@ -245,7 +245,7 @@ class BindingStore:
             self.note_gap(str(error))
 
     def _rotate(self) -> list[int]:
-        """The journal so far becomes ``before``, behind what an interrupted snapshot left there; returns its identity."""
+        """The journal so far becomes ``before``, behind what an interrupted snapshot left; returns its identity."""
         self._end()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._journal.exists():
